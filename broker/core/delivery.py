@@ -18,12 +18,11 @@ class Delivery:
     """A message at its position of a queue.
 
     `count` is how often it was handed out before (over 0: redelivered).  `subscription` is who has it now; None while it
-    waits, after it was settled, and for `basic.get`.  `is_settled` guards against settling twice.
+    waits and for `basic.get`.
     """
 
     __slots__ = (
         "count",
-        "is_settled",
         "is_stored",
         "lane",
         "message",
@@ -48,4 +47,3 @@ class Delivery:
         self.is_stored = is_stored
         self.count = count
         self.subscription: Subscription | None = None
-        self.is_settled = False

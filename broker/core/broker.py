@@ -1,0 +1,287 @@
+"""The broker's core as sessions, links and management see it: vhosts, settling, the turn's unit.
+
+All in one thread.  Whatever is done between two turns' ends goes into one `UnitOfWork`, `unit`, which `net.turn` hands to
+the store; queues that may have something to deliver wait in `touched` until `dispatch`.
+Tests: tests/unit/broker/core/test_broker.py, model test tests/property/test_queue_model.py.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from broker.core.destination import AddressTable
+from broker.core.queue import Lane, Queue
+from broker.core.vhost import Vhost
+from broker.errors import NotFound
+from broker.metrics import Metrics
+from store.interface import UnitOfWork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.clock import Clock
+    from broker.core.delivery import Delivery
+    from broker.core.subscription import Sink, Subscription
+    from store.interface import Recovered, Store
+
+
+@dataclass(frozen=True, slots=True)
+class CoreLimits:
+    """Bounds of the core.
+
+    `window_bytes` and `window_count`: bodies and messages that a queue keeps in memory; more lies on disk only.
+    `names_max`: queues, exchanges, or bindings of one exchange, in a vhost.
+    """
+
+    window_bytes: int = 8 << 20
+    window_count: int = 20_000
+    names_max: int = 100_000
+
+
+@final
+class Broker:
+    """Exchanges, queues and deliveries, without protocols, sockets or files."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        random_name: Callable[[], str],
+        *,
+        limits: CoreLimits | None = None,
+        addresses: AddressTable | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.random_name = random_name
+        self.limits = limits or CoreLimits()
+        self.addresses = addresses or AddressTable()
+        self.metrics = metrics or Metrics()
+        self.default_vhost = "/"
+        self.now_ms = clock.wall_ms()
+        self.unit = UnitOfWork()
+        self.touched: list[Queue] = []
+        self._again: list[Queue] = []
+        self._next_lane = 1
+        self._watched: dict[Queue, None] = {}
+        self._owned: dict[object, list[Queue]] = {}
+        self._sinks: dict[Sink, dict[Subscription, None]] = {}
+        self.vhosts: dict[str, Vhost] = {"/": Vhost(self, "/", self.addresses)}
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether this turn's unit holds anything yet."""
+        return bool(self.unit)
+
+    def vhost(self, name: str) -> Vhost:
+        """The vhost of that name; raises NotFound."""
+        found = self.vhosts.get(name)
+        if found is None:
+            raise NotFound(f"vhost {name} not found")
+        return found
+
+    def new_lane(self) -> int:
+        """A lane number that was never used before."""
+        number = self._next_lane
+        self._next_lane = number + 1
+        return number
+
+    # Start
+
+    def restore(self, recovered: Recovered) -> None:
+        """Rebuild topology and queues from what the store recovered; call once, before any session."""
+        self._next_lane = recovered.next_lane
+        parsed = [(json.loads(key), value) for key, value in recovered.definitions.items()]
+        unowned = set(recovered.lanes)
+        for key, made in parsed:
+            if key[0] == "exchange":
+                self._vhost_for(key[1]).restore_exchange(key[2], made)
+            elif key[0] == "queue":
+                lanes = [self._restore_lane(number, recovered) for number in made["lanes"]]
+                unowned.difference_update(made["lanes"])
+                self._vhost_for(key[1]).restore_queue(key[2], made, lanes)
+        for key, made in parsed:
+            if key[0] == "binding":
+                self._vhost_for(key[1]).restore_binding(*key[2:6], made["arguments"])
+        for number in sorted(unowned):
+            # Spilled backlog of queues that do not outlive the broker.
+            self.unit.drop_lane(number)
+
+    def _vhost_for(self, name: str) -> Vhost:
+        if name not in self.vhosts:
+            self.vhosts[name] = Vhost(self, name, self.addresses)
+        return self.vhosts[name]
+
+    def _restore_lane(self, number: int, recovered: Recovered) -> Lane:
+        lane = Lane(number)
+        state = recovered.lanes.get(number)
+        if state is not None:
+            lane.next = max(state.next, state.horizon)
+            lane.horizon = state.horizon
+            lane.redelivered_before = state.horizon
+            lane.paged_count = state.count
+            lane.paged_from = state.first
+        return lane
+
+    # Settling
+
+    def acknowledge(self, deliveries: list[Delivery]) -> None:
+        """Settle for good.  What was settled before, or whose queue is gone, is passed over."""
+        acknowledged = self.unit.acknowledged
+        last: Subscription | None = None
+        count = 0
+        total = 0
+        for delivery in deliveries:
+            lane = delivery.lane
+            if lane.unsettled.pop(delivery.position, None) is None:
+                self._give_back_gone(delivery)
+                continue
+            if delivery.is_stored:
+                acknowledged.append((lane.number, delivery.position, delivery.message))
+            total += 1
+            subscription = delivery.subscription
+            if subscription is not last:
+                if last is not None:
+                    self._give_back(last, count)
+                last = subscription
+                count = 0
+            count += 1
+        if last is not None:
+            self._give_back(last, count)
+        self.metrics.acknowledged_count += total
+
+    def requeue(self, deliveries: list[Delivery]) -> None:
+        """Put messages back where they were, as redelivered."""
+        by_queue: dict[Queue, list[Delivery]] = {}
+        for delivery in deliveries:
+            if delivery.lane.unsettled.pop(delivery.position, None) is None:
+                self._give_back_gone(delivery)
+                continue
+            if delivery.subscription is not None:
+                self._give_back(delivery.subscription, 1)
+            by_queue.setdefault(delivery.queue, []).append(delivery)
+        for queue, returned in by_queue.items():
+            queue.put_back(returned)
+            self.metrics.requeued_count += len(returned)
+
+    def reject(self, deliveries: list[Delivery], cause: str = "") -> None:
+        """Refuse messages: dead-letter them; without a dead-letter exchange they are kept only if a cause was given."""
+        for delivery in deliveries:
+            if delivery.lane.unsettled.pop(delivery.position, None) is None:
+                self._give_back_gone(delivery)
+                continue
+            if delivery.subscription is not None:
+                self._give_back(delivery.subscription, 1)
+            queue = delivery.queue
+            queue.vhost.dead_letter(
+                queue, delivery, "rejected", cause or "rejected by a consumer", keep=bool(cause)
+            )
+            self.metrics.refused_count += 1
+
+    def _give_back(self, subscription: Subscription, count: int) -> None:
+        subscription.credit += count
+        subscription.unsettled -= count
+        if subscription.shared is not None:
+            subscription.shared.left += count
+            self.resume(subscription.sink)
+        queue = subscription.queue
+        if queue is not None and not queue.is_touched:
+            queue.is_touched = True
+            self.touched.append(queue)
+
+    def _give_back_gone(self, delivery: Delivery) -> None:
+        """A queue deleted meanwhile took its messages along, but not the credit they hold."""
+        subscription = delivery.subscription
+        if subscription is not None and delivery.queue.is_deleted:
+            delivery.subscription = None
+            self._give_back(subscription, 1)
+
+    # Sinks
+
+    def attach(self, subscription: Subscription) -> None:
+        """Remember whose subscription it is, so that `resume` finds it."""
+        self._sinks.setdefault(subscription.sink, {})[subscription] = None
+
+    def detach(self, subscription: Subscription) -> None:
+        """Undo `attach`."""
+        known = self._sinks.get(subscription.sink)
+        if known is not None:
+            known.pop(subscription, None)
+            if not known:
+                del self._sinks[subscription.sink]
+
+    def resume(self, sink: Sink) -> None:
+        """A sink is writable again or its credit grew: dispatch its queues at the end of this turn."""
+        for subscription in self._sinks.get(sink, ()):
+            queue = subscription.queue
+            if queue is not None:
+                queue.touch()
+
+    # Owners
+
+    def own(self, queue: Queue) -> None:
+        """Note an exclusive queue of an owner."""
+        self._owned.setdefault(queue.owner, []).append(queue)
+
+    def forget_owner(self, owner: object) -> None:
+        """A connection is gone: delete its exclusive queues."""
+        for queue in self._owned.pop(owner, ()):
+            queue.vhost.drop_queue(queue)
+
+    # Time
+
+    def watch(self, queue: Queue) -> None:
+        """Have `tick` look at a queue: something in it expires."""
+        self._watched[queue] = None
+
+    def unwatch(self, queue: Queue) -> None:
+        """Stop looking at a queue."""
+        self._watched.pop(queue, None)
+
+    @property
+    def needs_ticks(self) -> bool:
+        """Whether anything may expire."""
+        return bool(self._watched)
+
+    def tick(self) -> None:
+        """Expire messages and queues whose time has come."""
+        self.now_ms = self.clock.wall_ms()
+        for queue in list(self._watched):
+            expires_ms = queue.settings.expires_ms
+            if (
+                expires_ms is not None
+                and not queue.subscriptions
+                and self.now_ms >= queue.unused_since_ms + expires_ms
+            ):
+                queue.vhost.drop_queue(queue)
+            elif queue.has_expiry:
+                queue.expire()
+
+    # The turn
+
+    def touch_again(self, queue: Queue) -> None:
+        """Have a queue dispatched in the next turn: what it waits for is being committed in this one."""
+        self._again.append(queue)
+
+    def dispatch(self) -> None:
+        """Deliver from every touched queue; new touches that come of it are served as well."""
+        touched = self.touched
+        while touched:
+            self.touched = []
+            for queue in touched:
+                queue.is_touched = False
+                if not queue.is_deleted:
+                    queue.dispatch()
+            touched = self.touched
+
+    def take_unit(self) -> UnitOfWork:
+        """Hand over the turn's unit and begin the next."""
+        unit = self.unit
+        self.unit = UnitOfWork()
+        for queue in self._again:
+            queue.touch()
+        self._again.clear()
+        return unit

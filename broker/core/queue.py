@@ -1,0 +1,452 @@
+"""A queue: messages at positions, handed out by credit, settled or put back in their place.
+
+A queue owns one lane (one a priority, if it has priorities).  A lane holds the head of its backlog in memory as
+Deliveries in position order; what does not fit the window lies in the store only and is read back a window at a time
+(store.md, promise 4).  Position order is the only order.  The queue knows nothing of protocols, sockets
+or time: the turn's unit and clock come from the broker.  Tests: tests/unit/broker/core/test_queue.py.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, final
+
+from broker.core.arguments import QueueArguments
+from broker.core.delivery import Delivery
+from broker.core.exchange import storable
+from broker.core.message import Message
+from broker.core.subscription import Subscription
+
+if TYPE_CHECKING:
+    from broker.core.broker import Broker
+    from broker.core.vhost import Vhost
+
+RUN_MAX: Final = 1000
+"""The most messages handed to a subscription at once."""
+TURN_MAX: Final = 4000
+"""The most messages that one queue hands out in one turn."""
+HORIZON_STEP: Final = 10_000
+"""Positions by which a horizon record runs ahead of what is handed out."""
+
+
+@final
+class Lane:
+    """One sequence of positions of a queue.
+
+    `ready` holds deliveries in memory in position order; `paged_count` more lie in the store from `paged_from` on.
+    `unsettled` maps positions to what is in a consumer's hands.  Positions below `redelivered_before` may have been
+    handed out before a restart.
+    """
+
+    __slots__ = (
+        "bytes",
+        "horizon",
+        "next",
+        "number",
+        "paged_count",
+        "paged_from",
+        "ready",
+        "redelivered_before",
+        "unsettled",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.next = 0
+        self.horizon = 0
+        self.redelivered_before = 0
+        self.ready: deque[Delivery] = deque()
+        self.unsettled: dict[int, Delivery] = {}
+        self.bytes = 0
+        self.paged_count = 0
+        self.paged_from = 0
+
+
+@final
+class Queue:
+    """A named queue of a vhost."""
+
+    __slots__ = (
+        "_turn",
+        "arguments",
+        "binding_count",
+        "broker",
+        "has_expiry",
+        "is_auto_delete",
+        "is_bounded",
+        "is_deleted",
+        "is_durable",
+        "is_exclusive",
+        "is_touched",
+        "lane",
+        "lanes",
+        "name",
+        "owner",
+        "settings",
+        "subscriptions",
+        "unused_since_ms",
+        "vhost",
+        "was_consumed",
+        "window_bytes",
+    )
+
+    def __init__(
+        self,
+        vhost: Vhost,
+        name: str,
+        lanes: list[Lane],
+        *,
+        is_durable: bool,
+        is_exclusive: bool,
+        is_auto_delete: bool,
+        arguments: dict[str, Any],
+        settings: QueueArguments,
+        owner: object,
+    ) -> None:
+        self.vhost = vhost
+        self.broker: Broker = vhost.broker
+        self.name = name
+        self.lanes = lanes  # by rising priority
+        self.lane = lanes[0]
+        self.is_durable = is_durable
+        self.is_exclusive = is_exclusive
+        self.is_auto_delete = is_auto_delete
+        self.arguments = arguments
+        self.settings = settings
+        self.owner = owner
+        self.subscriptions: list[Subscription] = []
+        self.binding_count = 0
+        self.is_touched = False
+        self.is_deleted = False
+        self.was_consumed = False
+        self.has_expiry = settings.message_ttl_ms is not None
+        self.is_bounded = settings.length_max is not None or settings.bytes_max is not None
+        self.unused_since_ms = self.broker.now_ms
+        self.window_bytes = self.broker.limits.window_bytes
+        self._turn = 0
+
+    # What it holds
+
+    @property
+    def depth(self) -> int:
+        """Messages ready to be delivered."""
+        return sum(len(lane.ready) + lane.paged_count for lane in self.lanes)
+
+    @property
+    def unsettled_count(self) -> int:
+        """Messages in consumers' hands."""
+        return sum(len(lane.unsettled) for lane in self.lanes)
+
+    @property
+    def ready_bytes(self) -> int:
+        """Bytes of the bodies that wait in memory."""
+        return sum(lane.bytes for lane in self.lanes)
+
+    @property
+    def consumer_count(self) -> int:
+        """Subscriptions."""
+        return len(self.subscriptions)
+
+    # In
+
+    def publish(self, message: Message) -> bool:
+        """Take a message at the next position of its lane; False: refused by the queue's bound."""
+        if self.is_bounded and not self._make_room(message):
+            return False
+        lane = self.lane
+        if len(self.lanes) > 1:
+            lane = self.lanes[min(message.priority, len(self.lanes) - 1)]
+        position = lane.next
+        lane.next = position + 1
+        is_stored = self.is_durable and message.is_persistent
+        if message.expires_at and not self.has_expiry:
+            self.has_expiry = True
+            self.broker.watch(self)
+        if (
+            lane.paged_count
+            or lane.bytes > self.window_bytes
+            or len(lane.ready) >= self.broker.limits.window_count
+        ):
+            if not lane.paged_count:
+                lane.paged_from = position
+            lane.paged_count += 1
+            self.broker.unit.published.append((message, lane.number, position))
+        else:
+            if is_stored:
+                self.broker.unit.published.append((message, lane.number, position))
+            lane.ready.append(Delivery(self, lane, position, message, is_stored, 0))
+            lane.bytes += len(message.body)
+        if not self.is_touched and self.subscriptions:
+            self.is_touched = True
+            self.broker.touched.append(self)
+        return True
+
+    def _make_room(self, message: Message) -> bool:
+        """Keep a bounded queue within its bound before one more message comes."""
+        settings = self.settings
+        while True:
+            count = self.depth
+            is_over = settings.length_max is not None and count + 1 > settings.length_max
+            if not is_over and settings.bytes_max is not None:
+                is_over = self.ready_bytes + len(message.body) > settings.bytes_max
+            if not is_over:
+                return True
+            if settings.overflow != "drop-head":
+                if settings.overflow == "reject-publish-dlx":
+                    self.vhost.dead_letter_message(self, message, "maxlen", "queue is full")
+                return False
+            if count == 0:
+                return True
+            self._drop_head()
+
+    def _drop_head(self) -> None:
+        for lane in self.lanes:
+            if lane.ready or self._load(lane):
+                delivery = lane.ready.popleft()
+                lane.bytes -= len(delivery.message.body)
+                self.vhost.dead_letter(self, delivery, "maxlen", "dropped from the head: queue is full")
+                return
+
+    # Out
+
+    def dispatch(self) -> None:
+        """Hand runs of messages to subscriptions with credit, until either is used up.
+
+        At most TURN_MAX messages and one window from the store a turn: sockets must get a chance to say that
+        they are full.
+        """
+        left = TURN_MAX
+        for lane in reversed(self.lanes):
+            while lane.ready or lane.paged_count:
+                if not self.subscriptions:
+                    return
+                if left <= 0:
+                    self.broker.touch_again(self)
+                    return
+                if not lane.ready:
+                    left = min(left, RUN_MAX)
+                    if not self._load(lane):
+                        break
+                if self.has_expiry:
+                    self.expire_lane(lane)
+                    if not lane.ready:
+                        continue
+                subscription = self._next_subscription()
+                if subscription is None:
+                    return
+                left -= self._hand_over(lane, subscription)
+
+    def _next_subscription(self) -> Subscription | None:
+        """Round-robin among those with room, higher consumer priority first."""
+        subscriptions = self.subscriptions
+        count = len(subscriptions)
+        if count == 1 or self.settings.is_single_active:
+            first = subscriptions[0]
+            return first if first.room() > 0 else None
+        best: Subscription | None = None
+        best_index = 0
+        for offset in range(count):
+            index = (self._turn + offset) % count
+            one = subscriptions[index]
+            if (best is None or one.priority > best.priority) and one.room() > 0:
+                best = one
+                best_index = index
+        self._turn = best_index + 1
+        return best
+
+    def _hand_over(self, lane: Lane, subscription: Subscription) -> int:
+        ready = lane.ready
+        available = len(ready)
+        count = subscription.room()
+        if len(self.subscriptions) > 1:
+            # Even shares: a run to the first of several consumers would starve the others for a whole window.
+            available = max(1, available // len(self.subscriptions))
+        if count > available:
+            count = available
+        if count > RUN_MAX:
+            count = RUN_MAX
+        if count == len(ready):
+            run = list(ready)
+            ready.clear()
+            lane.bytes = 0
+        else:
+            run = [ready.popleft() for _ in range(count)]
+            lane.bytes -= sum([len(delivery.message.body) for delivery in run])
+        end = run[-1].position + 1
+        if end > lane.horizon and self.is_durable:
+            lane.horizon = end + HORIZON_STEP
+            self.broker.unit.horizon(lane.number, lane.horizon)
+        if subscription.is_acknowledged:
+            unsettled = lane.unsettled
+            for delivery in run:
+                delivery.subscription = subscription
+                unsettled[delivery.position] = delivery
+            subscription.credit -= count
+            subscription.unsettled += count
+            if subscription.shared is not None:
+                subscription.shared.left -= count
+        else:
+            acknowledged = self.broker.unit.acknowledged
+            for delivery in run:
+                if delivery.is_stored:
+                    acknowledged.append((lane.number, delivery.position, delivery.message))
+        self.broker.metrics.delivered_count += count
+        subscription.sink.deliver(subscription, run)
+        return count
+
+    def _load(self, lane: Lane) -> bool:
+        """Read the next window of the backlog from the store; False: nothing can be had now."""
+        if not lane.paged_count:
+            return False
+        limits = self.broker.limits
+        rows = self.broker.store.read(
+            lane.number, lane.paged_from, limits.window_count // 4, self.window_bytes // 4
+        )
+        if not rows:
+            if not self.broker.unit:
+                # Nothing on disk and nothing on its way there: the count was wrong (transient leftovers of a restart).
+                lane.paged_count = 0
+            else:
+                self.broker.touch_again(self)
+            return False
+        for position, stored, count in rows:
+            destination = self.vhost.destination_of(stored.exchange, stored.routing_key)
+            message = Message.from_stored(stored, destination)
+            if position < lane.redelivered_before and count == 0:
+                count = 1  # handed out before the restart, as far as can be known
+            lane.ready.append(Delivery(self, lane, position, message, True, count))
+            lane.bytes += len(message.body)
+            if message.expires_at and not self.has_expiry:
+                self.has_expiry = True
+                self.broker.watch(self)
+        lane.paged_from = rows[-1][0] + 1
+        lane.paged_count = max(0, lane.paged_count - len(rows))
+        return True
+
+    def take(self, is_acknowledged: bool) -> Delivery | None:
+        """One message for `basic.get`, in the order of delivery; None if the queue is empty."""
+        for lane in reversed(self.lanes):
+            while lane.ready or self._load(lane):
+                if self.has_expiry:
+                    self.expire_lane(lane)
+                    if not lane.ready:
+                        continue
+                delivery = lane.ready.popleft()
+                lane.bytes -= len(delivery.message.body)
+                if self.is_durable and delivery.position >= lane.horizon:
+                    lane.horizon = delivery.position + 1 + HORIZON_STEP
+                    self.broker.unit.horizon(lane.number, lane.horizon)
+                if is_acknowledged:
+                    lane.unsettled[delivery.position] = delivery
+                else:
+                    self.forget(delivery)
+                return delivery
+        return None
+
+    def peek(self, count_max: int) -> list[tuple[int, Message, int]]:
+        """Look at the first messages without taking them: (position, message, delivery count)."""
+        found: list[tuple[int, Message, int]] = []
+        for lane in reversed(self.lanes):
+            for delivery in lane.ready:
+                if len(found) >= count_max:
+                    return found
+                found.append((delivery.position, delivery.message, delivery.count))
+            if lane.paged_count and len(found) < count_max:
+                rows = self.broker.store.read(
+                    lane.number, lane.paged_from, count_max - len(found), self.window_bytes
+                )
+                for position, stored, count in rows:
+                    destination = self.vhost.destination_of(stored.exchange, stored.routing_key)
+                    found.append((position, Message.from_stored(stored, destination), count))
+        return found
+
+    # Settled, put back, expired
+
+    def forget(self, delivery: Delivery) -> None:
+        """Remove a message that is in nobody's hands any more from the store."""
+        if delivery.is_stored and not self.is_deleted:
+            self.broker.unit.acknowledged.append(
+                (delivery.lane.number, delivery.position, delivery.message)
+            )
+
+    def put_back(self, deliveries: Iterable[Delivery]) -> None:
+        """Return messages to their positions, as redelivered; over the delivery limit they are dead-lettered."""
+        limit = self.settings.delivery_limit
+        lanes: dict[int, list[Delivery]] = {}
+        for delivery in deliveries:
+            delivery.count += 1
+            delivery.subscription = None
+            if limit >= 0 and delivery.count > limit:
+                self.vhost.dead_letter(
+                    self, delivery, "delivery_limit", f"delivered {delivery.count} times"
+                )
+                continue
+            if delivery.is_stored and self.is_durable:
+                self.broker.unit.requeue(delivery.lane.number, delivery.position, delivery.count)
+            lanes.setdefault(delivery.lane.number, []).append(delivery)
+        for returned in lanes.values():
+            returned.sort(key=_position)
+            lane = returned[0].lane
+            lane.bytes += sum(len(delivery.message.body) for delivery in returned)
+            if not lane.ready or returned[-1].position < lane.ready[0].position:
+                lane.ready.extendleft(reversed(returned))
+            elif len(returned) < 8:
+                for delivery in returned:
+                    insort(lane.ready, delivery, key=_position)
+            else:
+                lane.ready = deque(sorted([*returned, *lane.ready], key=_position))
+        self.touch()
+
+    def expire(self) -> None:
+        """Dead-letter what has expired at the head of each lane."""
+        for lane in self.lanes:
+            if lane.ready or self._load(lane):
+                self.expire_lane(lane)
+
+    def expire_lane(self, lane: Lane) -> None:
+        """Dead-letter the expired messages at a lane's head, a bounded number a call."""
+        now_ms = self.broker.now_ms
+        ttl_ms = self.settings.message_ttl_ms
+        ready = lane.ready
+        for _ in range(RUN_MAX):
+            if not ready and not self._load(lane):
+                return
+            message = ready[0].message
+            is_expired = 0 < message.expires_at <= now_ms
+            if not is_expired and (ttl_ms is None or message.published_at + ttl_ms > now_ms):
+                return
+            delivery = ready.popleft()
+            lane.bytes -= len(message.body)
+            self.broker.metrics.expired_count += 1
+            self.vhost.dead_letter(self, delivery, "expired", "time to live passed")
+
+    def purge(self) -> int:
+        """Remove all messages that nobody holds; return how many."""
+        count = self.depth
+        for lane in self.lanes:
+            if count:
+                self.broker.unit.purge(lane.number, lane.next, sorted(lane.unsettled))
+            lane.ready.clear()
+            lane.bytes = 0
+            lane.paged_count = 0
+        return count
+
+    def touch(self) -> None:
+        """Have the queue dispatched at the end of this turn."""
+        if not self.is_touched and not self.is_deleted:
+            self.is_touched = True
+            self.broker.touched.append(self)
+
+    def definition(self) -> dict[str, Any]:
+        """What the store keeps of it."""
+        return {
+            "lanes": [lane.number for lane in self.lanes],
+            "auto_delete": self.is_auto_delete,
+            "arguments": storable(self.arguments),
+        }
+
+
+def _position(delivery: Delivery) -> int:
+    return delivery.position
