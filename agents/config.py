@@ -21,6 +21,8 @@ from agents.errors import SettingsError
 STOMP_PORT: Final = 61613
 COLLECTOR_PORT: Final = 8880
 
+AGENT_TABLES: Final = frozenset({"collector", "database", "summary", "replay"})
+
 Positive = Annotated[int, Meta(gt=0)]
 Seconds = Annotated[float, Meta(gt=0)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -246,7 +248,7 @@ def settings_from(
     tables: dict[str, object], port_offset: int = 0, origin: str = "configuration"
 ) -> AgentSettings:
     """Return the agents' settings from parsed TOML tables; raise SettingsError that names `origin` and key."""
-    mine = {key: tables[key] for key in ("collector", "database", "summary", "replay") if key in tables}
+    mine = {key: table for key, table in tables.items() if key in AGENT_TABLES}
     try:
         settings = msgspec.convert(_shifted(mine, port_offset), AgentSettings)
     except msgspec.ValidationError as error:
