@@ -47,7 +47,9 @@ class Section(
     """
 
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=msgspec.Struct)
+
+_SECRET_KEYS = frozenset({"password", "passcode", "api-key", "token"})
 
 _SIZE_UNITS = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -147,6 +149,8 @@ class Document:
     def section(self, name: str, kind: type[S]) -> S:
         """The table `[name]`, defaults where it says nothing; raises ConfigError."""
         self._asked.add(name)
+        if name in self._environment:
+            self._tables.setdefault(name, {})
         raw = self._tables.get(name, {})
         if isinstance(raw, list):
             raise self._error((name,), f"write [{name}] once, not [[{name}]]")
@@ -169,15 +173,17 @@ class Document:
                     f"environment: {variable}__…: row 0 to {len(raw)} expected after {name.upper()}__"
                 )
             wanted = max(wanted, int(index) + 1)
+        if wanted > len(raw):
+            raw.append({})
+            self._tables[name] = raw
         return [
-            self._read(
-                (name, index),
-                kind,
-                raw[index] if index < len(raw) else {},
-                overrides.get(str(index), {}),
-            )
-            for index in range(wanted)
+            self._read((name, index), kind, row, overrides.get(str(index), {}))
+            for index, row in enumerate(raw)
         ]
+
+    def tables(self, *names: str) -> dict[str, Any]:
+        """Those of the named tables that are there, unshaped, with the overrides of what was read so far in place."""
+        return {name: self._tables[name] for name in names if name in self._tables}
 
     def has(self, name: str) -> bool:
         """Whether file or environment say anything about the section."""
@@ -222,42 +228,47 @@ class Document:
                     raise self._error((*path, key), text)
                 raise ConfigError(f"environment: {_variable((*path, key))}: {text}")
         chosen: dict[str, Any] = {}
+        for key in overrides:
+            if _is_table(hints[declared[key].name]):
+                raw.setdefault(key, {})
         for key, field in declared.items():
             hint = hints[field.name]
             if key in raw or key in overrides:
-                chosen[field.name] = self._value(
-                    (*path, key), hint, raw.get(key), overrides.get(key)
-                )
+                value = self._value((*path, key), hint, raw.get(key), overrides.get(key))
+                chosen[field.name] = value
+                if key in overrides and not _is_table(hint):
+                    raw[key] = _plain(value)
             elif field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT:
                 raise self._error((*path, key), f"is missing: {_allowed(hint)} expected")
         section = kind(**chosen)
         for key, field in declared.items():
             dotted = _dotted((*path, key))
             if dotted not in self.values and not isinstance(
-                getattr(section, field.name), (Section, dict)
+                getattr(section, field.name), (msgspec.Struct, dict)
             ):
-                is_secret = bool(_extra(hints[field.name]).get("secret"))
+                is_secret = _is_secret(key, hints[field.name])
                 value = getattr(section, field.name)
                 self.values[dotted] = Value(dotted, value, "default", is_secret)
         return section
 
     def _value(self, path: tuple[str | int, ...], hint: Any, raw: Any, override: Any) -> object:
         bare = _bare(hint)
-        if isinstance(bare, type) and issubclass(bare, Section):
+        if _is_section(bare):
             if raw is not None and not isinstance(raw, dict):
                 raise self._error(path, "must be a table")
             if override is not None and not isinstance(override, dict):
                 raise ConfigError(f"environment: {_variable(path)}: name a key inside it")
             return self._read(path, bare, raw or {}, override or {})
-        if get_origin(bare) is dict and _is_section(get_args(bare)[1]):
+        if _is_table(bare):
             if raw is not None and not isinstance(raw, dict):
                 raise self._error(path, "must be a table of tables")
             inner = get_args(bare)[1]
-            names = dict.fromkeys((*(raw or {}), *(override or {})))
+            raw = raw if raw is not None else {}
+            for name in override or {}:
+                raw.setdefault(name, {})
+            names = list(raw)
             return {
-                name: self._value(
-                    (*path, name), inner, (raw or {}).get(name), (override or {}).get(name)
-                )
+                name: self._value((*path, name), inner, raw[name], (override or {}).get(name))
                 for name in names
             }
         if override is not None:
@@ -267,13 +278,13 @@ class Document:
         try:
             converted = _convert(value, hint)
         except (ValueError, msgspec.ValidationError):
-            secret = _extra(hint).get("secret")
-            text = f"{'this value' if secret else _shown(value)} is not allowed: {_allowed(hint)} expected"
+            is_secret = _is_secret(str(path[-1]), hint)
+            text = f"{'this value' if is_secret else _shown(value)} is not allowed: {_allowed(hint)} expected"
             if override is not None:
                 raise ConfigError(f"environment: {_variable(path)}: {text}") from None
             raise self._error(path, text) from None
         dotted = _dotted(path)
-        is_secret = bool(_extra(hint).get("secret"))
+        is_secret = _is_secret(str(path[-1]), hint)
         self.values[dotted] = Value(dotted, converted, origin, is_secret)
         return converted
 
@@ -293,17 +304,17 @@ class Document:
         return self._error(path, text)
 
 
-def declared_keys(kind: type[Section], prefix: str = "") -> Iterator[Key]:
+def declared_keys(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[Key]:
     """Yield each key that a section declares, nested tables included (`users.NAME.password`)."""
     hints = _hints(kind)
     for field in msgspec.structs.fields(kind):
         hint = hints[field.name]
         bare = _bare(hint)
         name = prefix + field.encode_name
-        if isinstance(bare, type) and issubclass(bare, Section):
+        if _is_section(bare):
             yield from declared_keys(bare, name + ".")
             continue
-        if get_origin(bare) is dict and _is_section(get_args(bare)[1]):
+        if _is_table(bare):
             yield from declared_keys(_bare(get_args(bare)[1]), name + ".NAME.")
             continue
         if field.default is not msgspec.NODEFAULT:
@@ -318,7 +329,7 @@ def declared_keys(kind: type[Section], prefix: str = "") -> Iterator[Key]:
 # -- types ----------------------------------------------------------------------------------------
 
 
-def _hints(kind: type[Section]) -> dict[str, Any]:
+def _hints(kind: type[msgspec.Struct]) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
 
@@ -331,6 +342,10 @@ def _extra(hint: Any) -> dict[str, Any]:
     for meta in _metas(hint):
         merged.update(meta.extra or {})
     return merged
+
+
+def _is_secret(key: str, hint: Any) -> bool:
+    return key in _SECRET_KEYS or bool(_extra(hint).get("secret"))
 
 
 def _description(hint: Any) -> str:
@@ -349,7 +364,17 @@ def _bare(hint: Any) -> Any:
 
 def _is_section(hint: Any) -> bool:
     bare = _bare(hint)
-    return isinstance(bare, type) and issubclass(bare, Section)
+    return isinstance(bare, type) and issubclass(bare, msgspec.Struct)
+
+
+def _is_table(hint: Any) -> bool:
+    """Whether the key is a table with sections in it, or is one."""
+    bare = _bare(hint)
+    return _is_section(bare) or (get_origin(bare) is dict and _is_section(get_args(bare)[1]))
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _inner(hint: Any) -> Any:
@@ -393,11 +418,12 @@ def _allowed(hint: Any) -> str:
     unit = _extra(hint).get("unit")
     low = next((meta.ge for meta in reversed(_metas(hint)) if meta.ge is not None), None)
     high = next((meta.le for meta in reversed(_metas(hint)) if meta.le is not None), None)
-    limits = ""
+    above = next((meta.gt for meta in reversed(_metas(hint)) if meta.gt is not None), None)
+    limits = "" if above is None else f" above {above}"
     if low is not None and high is not None:
-        limits = f" from {low:g} to {high:g}"
+        limits = f" from {low} to {high}"
     elif low:
-        limits = f" of at least {low:g}"
+        limits = f" of at least {low}"
     bare = _bare(hint)
     if unit == "bytes":
         return 'a size such as "64MiB", or a number of bytes' + limits
