@@ -105,7 +105,10 @@ class Broker:
                 self._vhost_for(key[1]).restore_queue(key[2], made, lanes)
         for key, made in parsed:
             if key[0] == "binding":
-                self._vhost_for(key[1]).restore_binding(*key[2:6], made["arguments"])
+                _, vhost, source, kind, target, routing_key, _ = key
+                self._vhost_for(vhost).restore_binding(
+                    source, kind, target, routing_key, made["arguments"]
+                )
         for number in sorted(unowned):
             # Spilled backlog of queues that do not outlive the broker.
             self.unit.drop_lane(number)

@@ -22,7 +22,11 @@ class Binding:
     __slots__ = ("arguments", "routing_key", "source", "target")
 
     def __init__(
-        self, source: Exchange, target: Queue | Exchange, routing_key: str, arguments: dict[str, Any]
+        self,
+        source: Exchange,
+        target: Queue | Exchange,
+        routing_key: str,
+        arguments: dict[str, Any],
     ) -> None:
         self.source = source
         self.target = target

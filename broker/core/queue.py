@@ -206,7 +206,9 @@ class Queue:
             if lane.ready or self._load(lane):
                 delivery = lane.ready.popleft()
                 lane.bytes -= len(delivery.message.body)
-                self.vhost.dead_letter(self, delivery, "maxlen", "dropped from the head: queue is full")
+                self.vhost.dead_letter(
+                    self, delivery, "maxlen", "dropped from the head: queue is full"
+                )
                 return
 
     # Out

@@ -1,3 +1,4 @@
+# ruff: noqa: N802 - method names are Twisted's
 """A socket and its session: the only Protocol of the broker.
 
 Bytes go straight to the session; what it says is written at the end of the turn, in one write.  A peer that does not read

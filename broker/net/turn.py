@@ -93,13 +93,9 @@ class Turn:
         """Everything up to `commit` is on stable storage: keep the promises that waited for it."""
         if self._is_failed:
             return
-        released = [session for session, number in self._waiting.items() if number <= commit]
-        for session, number in self._waiting.items():
-            if number > commit:
-                self._woken[session] = None
-                session.on_durable(commit)
-        for session in released:
-            del self._waiting[session]
+        for session in list(self._waiting):
+            if self._waiting[session] <= commit:
+                del self._waiting[session]
             session.on_durable(commit)
             self._woken[session] = None
         self.end()

@@ -81,7 +81,7 @@ class Accounts:
         """The accounts of a fresh broker: guest/guest, from loopback, with every right."""
         return cls(
             {"guest": "plain:guest"},
-            {"guest": {vhost: (".*", ".*", ".*") for vhost in vhosts}},
+            {"guest": dict.fromkeys(vhosts, (".*", ".*", ".*"))},
             lambda _hash, _password: False,
             frozenset({"guest"}),
         )
