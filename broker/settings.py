@@ -43,7 +43,7 @@ class Section(
 ):
     """Base of all sections: keys are the field names in kebab-case.
 
-    Help goes into the annotation: `Annotated[Size, Meta(description="…")]`.
+    A subclass says `frozen=True, kw_only=True` again.  Help goes into the annotation: `Annotated[Size, Meta(description="…")]`.
     """
 
 
@@ -182,8 +182,15 @@ class Document:
         ]
 
     def tables(self, *names: str) -> dict[str, Any]:
-        """Those of the named tables that are there, unshaped, with the overrides of what was read so far in place."""
-        return {name: self._tables[name] for name in names if name in self._tables}
+        """Those of the named tables that are there, unshaped, with the environment's overrides (as texts if not read yet)."""
+        found: dict[str, Any] = {}
+        for name in names:
+            if name in self._asked or name not in self._environment:
+                if name in self._tables:
+                    found[name] = self._tables[name]
+            else:
+                found[name] = _merged(self._tables.get(name), self._environment[name])
+        return found
 
     def has(self, name: str) -> bool:
         """Whether file or environment say anything about the section."""
@@ -509,6 +516,24 @@ def _split_environment(environment: Mapping[str, str]) -> dict[str, dict[str, An
             table = below
         table[parts[-1]] = text
     return tables
+
+
+def _merged(raw: Any, overrides: Any) -> Any:
+    """A copy of a raw table (or list of them) with override texts in it."""
+    if not isinstance(overrides, dict):
+        return overrides
+    if isinstance(raw, list) or (raw is None and overrides and all(map(str.isdigit, overrides))):
+        rows = list(raw or [])
+        for index, below in sorted(overrides.items()):
+            if index.isdigit() and int(index) < len(rows):
+                rows[int(index)] = _merged(rows[int(index)], below)
+            elif index.isdigit() and int(index) == len(rows):
+                rows.append(_merged({}, below))
+        return rows
+    table = dict(raw) if isinstance(raw, dict) else {}
+    for key, below in overrides.items():
+        table[key] = _merged(table.get(key), below)
+    return table
 
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?\Z")

@@ -22,12 +22,12 @@ from broker.settings import (
 )
 
 
-class User(Section):
+class User(Section, frozen=True, kw_only=True):
     password: Secret
     tags: list[str] = field(default_factory=list)
 
 
-class Store(Section):
+class Store(Section, frozen=True, kw_only=True):
     sync: Annotated[Literal["always", "never"], Meta(description="When to sync.")] = "always"
     segment_size: Size = 64 << 20
     pause: Duration = 0.25

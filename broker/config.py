@@ -1,0 +1,373 @@
+"""The broker's frozen settings, with every limit: what `[broker]`, `[store]`, `[[listener]]`, … mean.
+
+Rooms below never see this module: the server hands each its own limits as arguments.  Sections of the agents
+are not read here; their names are known, so that a typing error in a section name is still refused.
+Sections that a later version will have are refused with words.  Tests: tests/unit/broker/test_config.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
+
+from msgspec import Meta, field
+
+from broker.core.broker import CoreLimits
+from broker.core.destination import DEFAULT_ADDRESSES, Address
+from broker.errors import ConfigError
+from broker.settings import Count, Document, Secret, Section, Size
+
+if TYPE_CHECKING:
+    from broker.session.auth import Accounts
+
+DEFAULT_DATA = "data"
+FILE_NAME = "gridmsg.toml"
+PORT_OFFSET_MAX = 3921
+AGENT_SECTIONS = ("collector", "database", "summary", "replay")
+DEFAULT_PORTS = {"amqp": 5672, "stomp": 61613, "management": 15672}
+COLLECTOR_PORT = 8880
+LATER_SECTIONS = {
+    "failover": "failover is not in this version: a data folder has one broker; take the section out",
+    "link": "links between brokers are not in this version; take the section out",
+    "tls": "TLS is not in this version: listen on loopback, or behind a TLS proxy; take the section out",
+    "archive": "the archive agent is not in this version; take the section out",
+}
+EXCHANGE_KIND = Literal["direct", "fanout", "topic", "headers"]
+
+
+class BrokerSection(Section, frozen=True, kw_only=True):
+    """`[broker]`: the broker as a whole."""
+
+    name: Annotated[
+        str, Meta(description="Name shown to peers; empty: gridmsg@HOST.", max_length=200)
+    ] = ""
+    data: Annotated[
+        Path | None,
+        Meta(description="Data folder, from this file's folder on; `--data` goes before it."),
+    ] = None
+    vhosts: Annotated[
+        list[str], Meta(description="Virtual hosts; `/` always exists.", max_length=1000)
+    ] = field(default_factory=lambda: ["/"])
+    window_size: Annotated[
+        Size, Meta(description="Bodies a queue keeps in memory; more lies on disk only.", ge=65536)
+    ] = 8 << 20
+    window_messages: Annotated[
+        Count, Meta(description="Messages a queue keeps in memory; more lie on disk only.", ge=100)
+    ] = 20_000
+    names_max: Annotated[
+        Count, Meta(description="Queues, or exchanges, or bindings of one exchange, in a vhost.")
+    ] = 100_000
+
+
+class LimitsSection(Section, frozen=True, kw_only=True):
+    """`limits` of a listener: what one peer may send."""
+
+    body_size: Annotated[Size, Meta(description="Body of one message.")] = 16 << 20
+    headers: Annotated[Count, Meta(description="Headers of one STOMP frame.")] = 100
+    header_size: Annotated[Size, Meta(description="All headers of one STOMP frame.")] = 100 << 10
+
+
+class ListenerSection(Section, frozen=True, kw_only=True):
+    """`[[listener]]`: where the broker listens.  Rows given replace the default ones."""
+
+    protocol: Annotated[
+        Literal["amqp", "stomp", "management"], Meta(description="What is spoken there.")
+    ]
+    address: Annotated[
+        str,
+        Meta(description="HOST:PORT; empty: 127.0.0.1 and the protocol's port, shifted."),
+    ] = ""
+    max_connections: Annotated[Count, Meta(description="Connections at one time.")] = 10_000
+    limits: LimitsSection = LimitsSection()
+
+
+class UserSection(Section, frozen=True, kw_only=True):
+    """`[auth.users.NAME]`: a login."""
+
+    password: Annotated[
+        Secret, Meta(description="Argon2 hash, as `gridmsg user hash` of a later version prints.")
+    ]
+    administrator: Annotated[bool, Meta(description="May use every vhost's management.")] = False
+    permissions: Annotated[
+        dict[str, list[str]],
+        Meta(description="vhost = [configure, write, read]: patterns on names."),
+    ] = field(default_factory=lambda: {"/": [".*", ".*", ".*"]})
+
+
+class AuthSection(Section, frozen=True, kw_only=True):
+    """`[auth]`: who may log in."""
+
+    guest: Annotated[bool, Meta(description="guest/guest, from loopback addresses only.")] = True
+    users: dict[str, UserSection] = field(default_factory=dict)
+
+
+class AddressSection(Section, frozen=True, kw_only=True):
+    """`[[address]]`: what a name without a type means.  Rows given go before the default ones."""
+
+    pattern: Annotated[str, Meta(description="Shell wildcards, with the leading slash.")]
+    kind: Annotated[Literal["exchange", "queue"], Meta(description="What it names.")]
+    unroutable: Annotated[
+        Literal["drop", "dead-letter"],
+        Meta(description="What becomes of a message that reaches no queue."),
+    ] = "drop"
+    exchange_kind: Annotated[EXCHANGE_KIND, Meta(description="Kind it is made with.")] = "fanout"
+    durable: Annotated[bool, Meta(description="Whether it is made durable.")] = True
+
+
+class RouteSection(Section, frozen=True, kw_only=True):
+    """`[[route]]`: an exchange, a queue and their binding, made at start."""
+
+    exchange: Annotated[str, Meta(description="Exchange; empty: only the queue is made.")] = ""
+    queue: Annotated[str, Meta(description="Queue.", min_length=1)]
+    key: Annotated[str, Meta(description="Routing key of the binding.")] = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A place to listen.  `port` 0 takes a free one."""
+
+    protocol: Literal["amqp", "stomp", "management"]
+    host: str
+    port: int
+    connections_max: int
+    limits: LimitsSection
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What always exists; `exchange` empty: the queue alone."""
+
+    exchange: str
+    queue: str
+    key: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that was configured; the agents' sections wait in `document`."""
+
+    document: Document
+    file: Path | None
+    data_folder: Path
+    port_offset: int
+    broker: BrokerSection
+    auth: AuthSection
+    listeners: tuple[Listener, ...]
+    addresses: tuple[Address, ...]
+    routes: tuple[Route, ...]
+
+    @property
+    def broker_folder(self) -> Path:
+        """The store's folder."""
+        return self.data_folder / "broker"
+
+    @property
+    def pid_file(self) -> Path:
+        """Where a running broker writes its process id."""
+        return self.data_folder / "broker.pid"
+
+    def listener(self, protocol: str) -> Listener | None:
+        """The first listener of a protocol, or None."""
+        return next((one for one in self.listeners if one.protocol == protocol), None)
+
+    def core_limits(self) -> CoreLimits:
+        """Bounds of the core."""
+        return CoreLimits(
+            window_bytes=self.broker.window_size,
+            window_count=self.broker.window_messages,
+            names_max=self.broker.names_max,
+        )
+
+    def accounts(self) -> Accounts:
+        """The users who may log in."""
+        from broker.session.auth import Accounts
+
+        passwords = {name: user.password for name, user in self.auth.users.items()}
+        permissions = {
+            name: {
+                vhost: (three[0], three[1], three[2]) for vhost, three in user.permissions.items()
+            }
+            for name, user in self.auth.users.items()
+        }
+        administrators = {name for name, user in self.auth.users.items() if user.administrator}
+        if self.auth.guest and "guest" not in passwords:
+            passwords["guest"] = "plain:guest"
+            permissions["guest"] = dict.fromkeys(self.broker.vhosts, (".*", ".*", ".*"))
+            administrators.add("guest")
+        return Accounts(passwords, permissions, _argon2_verify(), frozenset(administrators))
+
+
+def load(
+    file: Path | None = None,
+    data: Path | None = None,
+    port_offset: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """Read the configuration; raises ConfigError.
+
+    `file` None: `gridmsg.toml` of the data folder if there is one, else defaults alone.  `data` goes before the file's
+    `broker.data`.
+    """
+    environment = os.environ if environment is None else environment
+    if not 0 <= port_offset <= PORT_OFFSET_MAX:
+        raise ConfigError(
+            f"--port-offset {port_offset}: a whole number from 0 to {PORT_OFFSET_MAX} expected"
+        )
+    if file is None:
+        beside = (data or Path(DEFAULT_DATA)) / FILE_NAME
+        file = beside if beside.is_file() else None
+    document = Document.load(file, environment)
+    broker = document.section("broker", BrokerSection)
+    auth = document.section("auth", AuthSection)
+    listeners = _listeners(document, port_offset)
+    addresses = _addresses(document)
+    routes = _routes(document, addresses)
+    for name, why in LATER_SECTIONS.items():
+        document.refuse(name, why)
+    document.refuse_rest(AGENT_SECTIONS)
+    _check_auth(document, auth)
+    if data is None:
+        data = Path(DEFAULT_DATA)
+        if broker.data is not None:
+            data = (file.parent if file is not None else Path()) / broker.data
+    return Config(
+        document=document,
+        file=file,
+        data_folder=data,
+        port_offset=port_offset,
+        broker=broker,
+        auth=auth,
+        listeners=listeners,
+        addresses=addresses,
+        routes=routes,
+    )
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of "HOST:PORT" or "[IPV6]:PORT"; raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(text)
+    if host.startswith("["):
+        if not host.endswith("]"):
+            raise ValueError(text)
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(text)
+    return host, int(port)
+
+
+def _listeners(document: Document, port_offset: int) -> tuple[Listener, ...]:
+    rows = document.rows("listener", ListenerSection)
+    if not rows:
+        rows = [
+            ListenerSection(protocol="amqp"),
+            ListenerSection(protocol="stomp"),
+            ListenerSection(protocol="management"),
+        ]
+    listeners = []
+    for index, row in enumerate(rows):
+        try:
+            host, port = (
+                split_address(row.address)
+                if row.address
+                else ("127.0.0.1", DEFAULT_PORTS[row.protocol] + port_offset)
+            )
+        except ValueError:
+            raise document.error(
+                ("listener", index, "address"),
+                f'"{row.address}" is not allowed: HOST:PORT expected, such as "127.0.0.1:5672" or "[::1]:5672"',
+            ) from None
+        listeners.append(Listener(row.protocol, host, port, row.max_connections, row.limits))
+    seen: dict[tuple[str, int], int] = {}
+    for index, one in enumerate(listeners):
+        if one.port and (one.host, one.port) in seen:
+            raise document.error(
+                ("listener", index, "address"),
+                f"{one.host}:{one.port} is taken by listener[{seen[one.host, one.port]}]; give each its own port",
+            )
+        seen[one.host, one.port] = index
+    return tuple(listeners)
+
+
+def _addresses(document: Document) -> tuple[Address, ...]:
+    rows = document.rows("address", AddressSection)
+    for index, row in enumerate(rows):
+        if not row.pattern.startswith("/"):
+            raise document.error(
+                ("address", index, "pattern"),
+                f'"{row.pattern}" is not allowed: a pattern with a leading slash expected',
+            )
+    own = tuple(
+        Address(row.pattern, row.kind, row.unroutable, row.exchange_kind, row.durable)
+        for row in rows
+    )
+    return (*own, *DEFAULT_ADDRESSES)
+
+
+def _routes(document: Document, addresses: tuple[Address, ...]) -> tuple[Route, ...]:
+    """The rows, and what the accounting agents need: each database's queues, bound to the collector's exchange."""
+    routes = [
+        Route(row.exchange, row.queue, row.key) for row in document.rows("route", RouteSection)
+    ]
+    tables = document.tables("collector", "database", "replay")
+    databases: Any = tables.get("database", [{}])
+    exchange = _name(tables.get("collector", {}), "destination", "gracc.site.raw")
+    replay = _name(tables.get("replay", {}), "name", "site")
+    for row in databases if isinstance(databases, list) else ():
+        name = _name(row, "name", "site")
+        routes.append(Route(exchange, _name(row, "raw", "") or f"grace.{name}.raw", ""))
+        routes.append(Route("", _name(row, "summary", "") or f"grace.{name}.summary", ""))
+    requests = _name(tables.get("replay", {}), "requests", "") or f"grace.{replay}.requests"
+    routes.append(Route("", requests, ""))
+    return tuple(dict.fromkeys(routes))
+
+
+def _name(table: Any, key: str, default: str) -> str:
+    """A name from an agent's section, unchecked: the agent checks it."""
+    found = table.get(key, default) if isinstance(table, dict) else default
+    return found.removeprefix("/") if isinstance(found, str) else default
+
+
+def _check_auth(document: Document, auth: AuthSection) -> None:
+    for name, user in auth.users.items():
+        if not user.password.startswith("$argon2"):
+            raise document.error(
+                ("auth", "users", name, "password"),
+                "this value is not allowed: an Argon2 hash expected, made with "
+                "python -c 'import argon2; print(argon2.PasswordHasher().hash(input()))'",
+            )
+        for vhost, three in user.permissions.items():
+            if len(three) != 3:
+                raise document.error(
+                    ("auth", "users", name, "permissions", vhost),
+                    "three patterns expected: [configure, write, read]",
+                )
+
+
+def _argon2_verify() -> Callable[[str, str], bool]:
+    def verify(known_hash: str, password: str) -> bool:
+        import argon2
+
+        try:
+            return argon2.PasswordHasher().verify(known_hash, password)
+        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+            return False
+
+    return verify
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "broker": BrokerSection,
+    "listener": ListenerSection,
+    "auth": AuthSection,
+    "address": AddressSection,
+    "route": RouteSection,
+}
+"""The broker's sections by name, for documentation and its test."""
