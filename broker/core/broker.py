@@ -98,22 +98,23 @@ class Broker:
         unowned = set(recovered.lanes)
         for key, made in parsed:
             if key[0] == "exchange":
-                self._vhost_for(key[1]).restore_exchange(key[2], made)
+                self.add_vhost(key[1]).restore_exchange(key[2], made)
             elif key[0] == "queue":
                 lanes = [self._restore_lane(number, recovered) for number in made["lanes"]]
                 unowned.difference_update(made["lanes"])
-                self._vhost_for(key[1]).restore_queue(key[2], made, lanes)
+                self.add_vhost(key[1]).restore_queue(key[2], made, lanes)
         for key, made in parsed:
             if key[0] == "binding":
                 _, vhost, source, kind, target, routing_key, _ = key
-                self._vhost_for(vhost).restore_binding(
+                self.add_vhost(vhost).restore_binding(
                     source, kind, target, routing_key, made["arguments"]
                 )
         for number in sorted(unowned):
             # Spilled backlog of queues that do not outlive the broker.
             self.unit.drop_lane(number)
 
-    def _vhost_for(self, name: str) -> Vhost:
+    def add_vhost(self, name: str) -> Vhost:
+        """The vhost of that name, made if it is not there."""
         if name not in self.vhosts:
             self.vhosts[name] = Vhost(self, name, self.addresses)
         return self.vhosts[name]

@@ -41,13 +41,13 @@ class Connection(Protocol):
         turn: Turn,
         make_session: SessionFactory,
         call_later: Callable[..., Any],
-        listing: dict[Connection, None],
+        listings: tuple[dict[Connection, None], ...],
     ) -> None:
         self._broker = broker
         self._turn = turn
         self._make_session = make_session
         self._call_later = call_later
-        self._listing = listing
+        self._listings = listings
         self._timer: Any = None
         self._timer_at = 0.0
         self._is_closing = False
@@ -70,7 +70,8 @@ class Connection(Protocol):
         self.opened_at_ms = self._broker.now_ms
         self.session = self._make_session(self.peer, is_loopback, self._turn.wake)
         self._turn.add(self.session, self)
-        self._listing[self] = None
+        for listing in self._listings:
+            listing[self] = None
         self._broker.metrics.connections_opened_count += 1
         transport.registerProducer(self, True)
         self._arm()
@@ -93,7 +94,8 @@ class Connection(Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._listing.pop(self, None)
+        for listing in self._listings:
+            listing.pop(self, None)
         session = self.session
         if session is not None:
             self.session = None
