@@ -50,7 +50,7 @@ def run(config: Config) -> int:
         server = Server(config, reactor)
         server.start()
     except (StartFailed, StoreError) as error:
-        print(f"gridmsg broker: {error}", file=sys.stderr)
+        sys.stderr.write(f"gridmsg broker: {error}\n")
         return 1
     reactor.run()  # type: ignore[attr-defined]
     return server.exit_status
