@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, final
 
 from agents.dimensions import Dimension, Group, Sum
+from agents.errors import AgentError
 from agents.recordstore.condition import Condition
 
 MILLISECONDS_A_DAY: Final = 86_400_000
@@ -27,7 +28,7 @@ PAGE_RECORDS: Final = 1_000
 ID_LENGTH_MAX: Final = 256
 
 
-class RecordStoreError(Exception):
+class RecordStoreError(AgentError):
     """Any failure of the record store; the text says what to do."""
 
 
@@ -60,7 +61,8 @@ class Kind(StrEnum):
 class StoredRecord:
     """One record as a store keeps it: `text` is its JSON, `timestamp_ms` its place in time.
 
-    `end_ms` is the record's own EndTime (None without one); times are milliseconds since 1970, UTC.
+    `end_ms` is the record's own EndTime: None without one, else equal to `timestamp_ms`.  Times are
+    milliseconds since 1970, UTC.
     """
 
     __slots__ = ("end_ms", "id", "kind", "text", "timestamp_ms")
@@ -78,19 +80,21 @@ class StoredRecord:
     def of(
         cls, kind: Kind, record_id: str, document: Mapping[str, object], at_ms: int | None = None
     ) -> StoredRecord:
-        """Make a record of a JSON object; its time is `@timestamp`, else EndTime, else `at_ms`.
+        """Make a record of a JSON object; its time is EndTime, else `@timestamp`, else `at_ms`.
 
-        Raises UnstorableRecord when the id is empty or too long, when there is no time, or when the object
-        is not JSON (NaN, lone surrogates, other types).
+        Raises UnstorableRecord when the id is empty or too long, when there is no time, or when
+        the object is not JSON (NaN, lone surrogates, other types).
         """
         if not record_id or len(record_id) > ID_LENGTH_MAX:
             raise UnstorableRecord(record_id[:80], f"an id has 1 to {ID_LENGTH_MAX} characters")
         end_ms = time_ms(document.get("EndTime"))
-        timestamp_ms = time_ms(document.get("@timestamp"))
+        timestamp_ms = end_ms
         if timestamp_ms is None:
-            timestamp_ms = end_ms if end_ms is not None else at_ms
+            timestamp_ms = time_ms(document.get("@timestamp"))
         if timestamp_ms is None:
-            raise UnstorableRecord(record_id, "no time: neither @timestamp nor EndTime can be read")
+            timestamp_ms = at_ms
+        if timestamp_ms is None:
+            raise UnstorableRecord(record_id, "no time: neither EndTime nor @timestamp can be read")
         try:
             text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
             text.encode()
