@@ -1,7 +1,0 @@
-"""The `gridmsg` command."""
-
-from __future__ import annotations
-
-
-def main() -> None:
-    """Run the command line."""

@@ -1,0 +1,251 @@
+"""`gridmsg up`, `gridmsg broker …` and `gridmsg status`: the site as a whole.
+
+Tests: tests/unit/broker/cli/test_site.py, tests/e2e/.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import click
+
+from broker.cli.base import (
+    Failure,
+    Place,
+    broker_options,
+    json_option,
+    print_json,
+    say,
+    site_options,
+    table_lines,
+)
+
+STOP_SECONDS = 30.0
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+log_option = click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    default="info",
+    envvar="GRIDMSG_LOG_LEVEL",
+    help="Least important lines to log.",
+)
+
+
+@click.command()
+@site_options
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(["collector", "database", "summary", "replay"]),
+    help="Leave an agent out; may be given more than once.",
+)
+def up(place: Place, without: tuple[str, ...]) -> int:
+    """Run the whole site: the broker and its agents, until Ctrl-C or SIGTERM."""
+    from broker import up as supervision
+
+    check_agents(place)
+    return supervision.run(place, without)
+
+
+@click.group()
+def broker() -> None:
+    """The broker itself: run, check, reload, stop."""
+
+
+@broker.command(name="run")
+@site_options
+@log_option
+def broker_run(place: Place, log_level: str) -> int:
+    """Run the broker alone, in the foreground."""
+    start_logging(log_level)
+    config = place.config
+    running = running_pid(place)
+    if running is not None:
+        raise Failure(
+            f"a broker runs on {place.data_folder} (process {running}): stop it with `gridmsg broker stop`, "
+            "or take another folder with --data"
+        )
+    from broker import server
+
+    return server.run(config)
+
+
+@broker.command(name="check")
+@site_options
+@json_option
+@click.option("--all", "show_all", is_flag=True, help="Also show what is left at its default.")
+def broker_check(place: Place, as_json: bool, show_all: bool) -> None:
+    """Check the configuration without starting, and show where each value came from."""
+    config = place.config
+    check_agents(place)
+    values = config.document.values.values()
+    rows = [
+        {"key": one.key, "value": one.shown(), "origin": one.origin}
+        for one in values
+        if show_all or as_json or one.origin != "default"
+    ]
+    listeners = [
+        {"protocol": one.protocol, "address": f"{one.host}:{one.port}"} for one in config.listeners
+    ]
+    if as_json:
+        print_json(
+            {
+                "file": str(config.file) if config.file else None,
+                "data": str(config.data_folder),
+                "listeners": listeners,
+                "values": rows,
+            }
+        )
+        return
+    say(f"configuration: {config.file or 'defaults only'}, data folder {config.data_folder}")
+    for one in listeners:
+        say(f"listens: {one['protocol']} on {one['address']}")
+    for line in table_lines(rows, ("key", "value", "origin")) if rows else ():
+        say(line)
+    if not show_all:
+        say("everything else is at its default (--all shows it)")
+    say("good")
+
+
+@broker.command(name="stop")
+@site_options
+def broker_stop(place: Place) -> None:
+    """Stop the broker that runs on the data folder, and wait until it is gone."""
+    pid = running_pid(place)
+    if pid is None:
+        raise Failure(f"no broker runs on {place.data_folder}: nothing to stop")
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError:
+        raise Failure(f"process {pid} belongs to another user: stop it as that user") from None
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        if not is_alive(pid):
+            say(f"stopped process {pid}")
+            return
+        time.sleep(0.05)
+    raise Failure(f"process {pid} still runs after {STOP_SECONDS:.0f} s: look at its log")
+
+
+@broker.command(name="reload")
+@site_options
+def broker_reload(place: Place) -> None:
+    """Check the configuration anew and say what a running broker must be restarted for."""
+    check_agents(place)
+    pid = running_pid(place)
+    if pid is None:
+        raise Failure(f"no broker runs on {place.data_folder}: start it with `gridmsg broker run`")
+    say(
+        "the configuration is good; this version applies nothing live: "
+        "`gridmsg broker stop` and start it again for any change to take effect"
+    )
+
+
+@click.command()
+@broker_options
+@json_option
+def status(place: Place, as_json: bool) -> None:
+    """Show the broker on one page: role, listeners, queues, dead letters, store."""
+    client = place.client()
+    overview = client.get("overview")
+    queues = client.get("queues")
+    if as_json:
+        print_json({"overview": overview, "queues": queues})
+        return
+    for line in status_lines(overview, queues):
+        say(line)
+
+
+def status_lines(overview: dict[str, Any], queues: list[dict[str, Any]]) -> list[str]:
+    """The page of `gridmsg status`."""
+    site = overview.get("gridmsg", {})
+    totals = overview.get("object_totals", {})
+    first = f"broker     {overview.get('node')}  {site.get('role')}, epoch {site.get('epoch')}, "
+    first += f"process {site.get('pid')}, version {overview.get('product_version')}"
+    lines = [first, f"data       {site.get('data')}"]
+    lines += [
+        f"listens    {one.get('protocol')} {one.get('ip_address')}:{one.get('port')}"
+        for one in overview.get("listeners", [])
+    ]
+    lines.append(
+        f"holds      {totals.get('connections', 0)} connections, {totals.get('consumers', 0)} consumers, "
+        f"{totals.get('queues', 0)} queues, {totals.get('exchanges', 0)} exchanges"
+    )
+    alarms = ["publishers are blocked: the store waits for space"] if site.get("is_blocked") else []
+    lines.append(f"alarms     {'; '.join(alarms) if alarms else 'none'}")
+    letters = next((one["messages"] for one in queues if one["name"] == "dead-letter"), 0)
+    lines.append(f"letters    {letters} dead" + (" (`gridmsg deadletter list`)" if letters else ""))
+    counts = site.get("counters", {})
+    if counts:
+        lines.append(
+            f"since up   {counts.get('published_count', 0)} published, {counts.get('delivered_count', 0)} delivered, "
+            f"{counts.get('unroutable_count', 0)} unroutable"
+        )
+    if queues:
+        lines.append("")
+        lines += table_lines(
+            queues, ("name", "messages_ready", "messages_unacknowledged", "consumers")
+        )
+    return lines
+
+
+def check_agents(place: Place) -> None:
+    """Check the agents' sections of the configuration; raises ConfigError or Failure."""
+    from agents import config as agents_config
+    from agents.errors import SettingsError
+
+    config = place.config
+    document = config.document
+    document.section("collector", agents_config.CollectorSettings)
+    document.rows("database", agents_config.DatabaseSettings)
+    document.section("summary", agents_config.SummarySettings)
+    document.section("replay", agents_config.ReplaySettings)
+    try:
+        agents_config.settings_from(
+            document.tables("collector", "database", "summary", "replay"),
+            config.port_offset,
+            str(config.file or "configuration"),
+        )
+    except SettingsError as error:
+        raise Failure(str(error)) from None
+
+
+def running_pid(place: Place) -> int | None:
+    """The process of the broker on the data folder, or None."""
+    try:
+        pid = int(place.config.pid_file.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pid if is_alive(pid) else None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of that number is there and has not ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:  # noqa: PTH123 - one read of the kernel's text
+            return stream.read().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return True
+
+
+def start_logging(level: str) -> None:
+    """Log to stderr, one line each, with UTC times."""
+    import logging
+
+    formatter = logging.Formatter(
+        "%(asctime)sZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+    )
+    formatter.converter = time.gmtime
+    stream = logging.StreamHandler()
+    stream.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[stream], force=True)
