@@ -65,7 +65,9 @@ class Site:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "broker", *words, *self.options()]
 
-    def run(self, *words: str, check: bool = True, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, check: bool = True, timeout_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command of the site to its end."""
         done = subprocess.run(  # noqa: S603
             self.command(*words),

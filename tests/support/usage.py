@@ -9,7 +9,9 @@ DAY = datetime(2026, 3, 14, tzinfo=UTC)
 VOS = ("cms", "atlas", "ligo", "icecube")
 
 
-def record_xml(number: int, *, day: datetime = DAY, sender: str = "gw", vo: str | None = None) -> str:
+def record_xml(
+    number: int, *, day: datetime = DAY, sender: str = "gw", vo: str | None = None
+) -> str:
     """One JobUsageRecord; everything follows from `number`."""
     end = day + timedelta(seconds=(number * 37) % 86_400)
     wall = 60 + number % 5000

@@ -1,0 +1,117 @@
+"""The turn: one commit for what came together, promises only when durable, writes at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from broker.core.broker import Broker
+from broker.net.turn import Turn
+from store.interface import Recovered, UnitOfWork
+from tests.support.core import FakeClock
+
+
+class SlowStore:
+    """Takes units and is durable only when told."""
+
+    def __init__(self) -> None:
+        self.durable = 0
+        self.is_blocked = False
+        self.commits = 0
+
+    def open(self, *_: Any) -> Recovered:
+        return Recovered({}, {}, 1, 1, "x")
+
+    def commit(self, unit: UnitOfWork) -> int:
+        if unit:
+            self.commits += 1
+        return self.commits
+
+    def read(self, *_: Any) -> list[Any]:
+        return []
+
+    def close(self) -> None: ...
+
+    def stat(self) -> dict[str, Any]:
+        return {}
+
+
+class Peer:
+    """A session and its writer in one: notes the order of calls."""
+
+    def __init__(self) -> None:
+        self.is_closing = False
+        self.calls: list[tuple[str, int] | str] = []
+
+    def end_turn(self, commit: int) -> None:
+        self.calls.append(("end", commit))
+
+    def on_durable(self, commit: int) -> None:
+        self.calls.append(("durable", commit))
+
+    def flush(self) -> None:
+        self.calls.append("flush")
+
+
+def made() -> tuple[Broker, SlowStore, Turn, list[Callable[[], None]], Peer]:
+    store = SlowStore()
+    broker = Broker(store, FakeClock(), lambda: "n")
+    soon: list[Callable[[], None]] = []
+    turn = Turn(broker, store, soon.append)
+    peer: Any = Peer()
+    turn.add(peer, peer)
+    return broker, store, turn, soon, peer
+
+
+def test_nothing_to_store_is_released_in_the_same_turn() -> None:
+    """A turn without changes keeps nobody waiting."""
+    _, _, turn, soon, peer = made()
+    session: Any = peer
+    turn.wake(session)
+    turn.wake(session)
+    assert len(soon) == 1, "one end of turn is scheduled, however many wake"
+    soon.pop()()
+    assert peer.calls == [("end", 0), ("durable", 0), "flush"]
+
+
+def test_a_promise_waits_for_its_commit() -> None:
+    """Released by the sync that covers it, and flushed then."""
+    broker, store, turn, soon, peer = made()
+    session: Any = peer
+    broker.vhosts["/"].declare_queue("q", durable=True)
+    turn.wake(session)
+    soon.pop()()
+    assert peer.calls == [("end", 1), "flush"]
+    peer.calls.clear()
+    store.durable = 1
+    turn.on_durable(1)
+    assert peer.calls[0] == ("durable", 1)
+    assert peer.calls[-1] == "flush"
+
+
+def test_a_failed_store_keeps_no_promise() -> None:
+    """After `fail` neither a late sync nor a new turn releases anything."""
+    broker, _, turn, soon, peer = made()
+    session: Any = peer
+    broker.vhosts["/"].declare_queue("q", durable=True)
+    turn.wake(session)
+    soon.pop()()
+    peer.calls.clear()
+    turn.fail()
+    turn.on_durable(1)
+    turn.wake(session)
+    turn.end()
+    assert peer.calls == []
+
+
+def test_a_lost_connection_is_written_to_no_more() -> None:
+    """Its session leaves the turn with it; what it changed is still committed."""
+    broker, store, turn, soon, peer = made()
+    session: Any = peer
+    turn.wake(session)
+    broker.vhosts["/"].declare_queue("q", durable=True)
+    turn.remove(session)
+    for call in soon:
+        call()
+    assert peer.calls == []
+    assert store.commits == 1
