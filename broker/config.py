@@ -18,10 +18,13 @@ from msgspec import Meta, field
 from broker.core.broker import CoreLimits
 from broker.core.destination import DEFAULT_ADDRESSES, Address
 from broker.errors import ConfigError
-from broker.settings import Count, Document, Secret, Section, Size
+from broker.settings import Count, Document, Duration, Secret, Section, Size
 
 if TYPE_CHECKING:
+    from broker.session.amqp_connection import AmqpLimits
     from broker.session.auth import Accounts
+    from broker.session.stomp_connect import StompLimits
+    from store.settings import StoreSettings
 
 DEFAULT_DATA = "data"
 FILE_NAME = "gridmsg.toml"
@@ -57,17 +60,81 @@ class BrokerSection(Section, frozen=True, kw_only=True):
     window_messages: Annotated[
         Count, Meta(description="Messages a queue keeps in memory; more lie on disk only.", ge=100)
     ] = 20_000
+    disk_reserve: Annotated[Size, Meta(description="Free space below which publishers wait.")] = (
+        256 << 20
+    )
     names_max: Annotated[
         Count, Meta(description="Queues, or exchanges, or bindings of one exchange, in a vhost.")
     ] = 100_000
 
 
+class StoreSection(Section, frozen=True, kw_only=True):
+    """`[store]`: the journal under DATA/broker."""
+
+    sync: Annotated[
+        Literal["always", "interval", "never"],
+        Meta(
+            description="When a confirmed message is on stable storage: before its confirm, within "
+            "`sync-interval`, or when the system likes; the last two lose confirmed messages with the power."
+        ),
+    ] = "always"
+    sync_interval: Annotated[Duration, Meta(description="For sync = interval.", ge=0.001)] = 0.2
+    deliver: Annotated[
+        Literal["early"],
+        Meta(description="A consumer may get a message before its producer has the confirm."),
+    ] = "early"
+    segment_size: Annotated[Size, Meta(description="One file of the journal.", ge=1 << 20)] = (
+        32 << 20
+    )
+    batch_size: Annotated[
+        Size, Meta(description="Most bytes written by one sync.", ge=64 << 10)
+    ] = 8 << 20
+    batch_messages: Annotated[Count, Meta(description="Most messages written by one sync.")] = (
+        10_000
+    )
+    checkpoint_size: Annotated[
+        Size, Meta(description="Journal written between two checkpoints.", ge=1 << 20)
+    ] = 32 << 20
+    checkpoint_records: Annotated[
+        Count, Meta(description="Journal records between two checkpoints.")
+    ] = 25_000
+    cache_size: Annotated[Size, Meta(description="Index pages kept in memory.")] = 4 << 20
+    reserve_size: Annotated[
+        Size, Meta(description="Space kept for finishing what was begun when the disk is full.")
+    ] = 40 << 20
+
+
 class LimitsSection(Section, frozen=True, kw_only=True):
-    """`limits` of a listener: what one peer may send."""
+    """`limits` of a listener: what one peer may send or hold."""
 
     body_size: Annotated[Size, Meta(description="Body of one message.")] = 16 << 20
     headers: Annotated[Count, Meta(description="Headers of one STOMP frame.")] = 100
-    header_size: Annotated[Size, Meta(description="All headers of one STOMP frame.")] = 100 << 10
+    header_size: Annotated[Size, Meta(description="All headers of one STOMP frame.", ge=1024)] = (
+        100 << 10
+    )
+    frame_size: Annotated[
+        Count, Meta(description="AMQP frame, in bytes, offered to peers.", ge=4096)
+    ] = 131_072
+    channels: Annotated[Count, Meta(description="Channels of an AMQP connection.", le=65535)] = 2047
+    subscriptions: Annotated[
+        Count, Meta(description="Subscriptions of a STOMP connection or an AMQP channel.")
+    ] = 10_000
+    prefetch_default: Annotated[
+        Count, Meta(description="Unacknowledged messages of a STOMP subscription that names none.")
+    ] = 10_000
+    prefetch_max: Annotated[
+        Count, Meta(description="The most a STOMP subscription may name.", le=65535)
+    ] = 65_535
+    transaction_size: Annotated[
+        Size, Meta(description="Bodies held by the open transactions of a peer.")
+    ] = 64 << 20
+    heart_beat: Annotated[
+        int, Meta(description="Seconds between AMQP heart-beats offered; 0: none.", ge=0, le=65535)
+    ] = 60
+    heart_beat_min: Annotated[
+        Duration, Meta(description="Shortest STOMP heart-beat agreed to.", ge=0.01)
+    ] = 0.1
+    login_timeout: Annotated[Duration, Meta(description="From connecting to login.", ge=0.1)] = 10.0
 
 
 class ListenerSection(Section, frozen=True, kw_only=True):
@@ -158,6 +225,7 @@ class Config:
     port_offset: int
     broker: BrokerSection
     auth: AuthSection
+    store: StoreSection
     listeners: tuple[Listener, ...]
     addresses: tuple[Address, ...]
     routes: tuple[Route, ...]
@@ -182,6 +250,56 @@ class Config:
             window_bytes=self.broker.window_size,
             window_count=self.broker.window_messages,
             names_max=self.broker.names_max,
+        )
+
+    def store_settings(self) -> StoreSettings:
+        """Limits and policies of the journal."""
+        from store.settings import StoreSettings
+
+        return StoreSettings(
+            segment_bytes=self.store.segment_size,
+            batch_bytes=self.store.batch_size,
+            batch_messages=self.store.batch_messages,
+            checkpoint_bytes=self.store.checkpoint_size,
+            checkpoint_records=self.store.checkpoint_records,
+            cache_bytes=self.store.cache_size,
+            sync=self.store.sync,
+            sync_interval_seconds=self.store.sync_interval,
+            free_bytes_min=self.broker.disk_reserve,
+            free_bytes_resume=self.broker.disk_reserve + self.broker.disk_reserve // 4,
+            reserve_bytes=self.store.reserve_size,
+        )
+
+    def stomp_limits(self, listener: Listener) -> StompLimits:
+        """What a STOMP peer of the listener may do."""
+        from broker.session.stomp_connect import StompLimits
+
+        limits = listener.limits
+        return StompLimits(
+            headers_max=limits.headers,
+            header_bytes_max=limits.header_size,
+            body_bytes_max=limits.body_size,
+            login_seconds=limits.login_timeout,
+            heart_beat_ms_min=int(limits.heart_beat_min * 1000),
+            subscriptions_max=limits.subscriptions,
+            transaction_bytes_max=limits.transaction_size,
+            prefetch_default=min(limits.prefetch_default, limits.prefetch_max),
+            prefetch_max=limits.prefetch_max,
+        )
+
+    def amqp_limits(self, listener: Listener) -> AmqpLimits:
+        """What an AMQP peer of the listener may do."""
+        from broker.session.amqp_connection import AmqpLimits
+
+        limits = listener.limits
+        return AmqpLimits(
+            message_bytes_max=limits.body_size,
+            channels_max=limits.channels,
+            frame_bytes_max=limits.frame_size,
+            heartbeat_seconds=limits.heart_beat,
+            login_seconds=limits.login_timeout,
+            channel_consumers_max=limits.subscriptions,
+            transaction_bytes_max=limits.transaction_size,
         )
 
     def accounts(self) -> Accounts:
@@ -243,6 +361,7 @@ def load(
         port_offset=port_offset,
         broker=broker,
         auth=auth,
+        store=document.section("store", StoreSection),
         listeners=listeners,
         addresses=addresses,
         routes=routes,
@@ -365,6 +484,7 @@ def _argon2_verify() -> Callable[[str, str], bool]:
 
 SECTIONS: dict[str, type[Section]] = {
     "broker": BrokerSection,
+    "store": StoreSection,
     "listener": ListenerSection,
     "auth": AuthSection,
     "address": AddressSection,

@@ -159,7 +159,9 @@ class Site:
 def run(place: Place, without: tuple[str, ...] = ()) -> int:
     """Run the site until told to stop; raises Failure if it cannot start."""
     check_folder(place.data_folder)
-    addresses = [(one.protocol, one.host, one.port) for one in place.config.listeners if one.port]
+    addresses: list[tuple[str, str, int]] = [
+        (one.protocol, one.host, one.port) for one in place.config.listeners if one.port
+    ]
     if "collector" not in without:
         host, port = split_address(place.collector_address())
         addresses.append(("collector", host, port))

@@ -142,3 +142,30 @@ def test_addresses_refused(text):
 def test_environment_names_reach_the_routes(load):
     found = load("", GRIDMSG_DATABASE__0__NAME="two", GRIDMSG_COLLECTOR__DESTINATION="/gracc.y.raw")
     assert found.routes[0] == config.Route("gracc.y.raw", "grace.two.raw", "")
+
+
+def test_limits_reach_the_rooms(load):
+    found = load(
+        '[store]\nsync = "never"\nsegment-size = "2MiB"\n[broker]\ndisk-reserve = "1MiB"\nwindow-messages = 500\n'
+        '[[listener]]\nprotocol = "stomp"\n[listener.limits]\nbody-size = "1KiB"\nheart-beat-min = "1s"\n'
+        '[[listener]]\nprotocol = "amqp"\n[listener.limits]\nchannels = 3\n'
+    )
+    store = found.store_settings()
+    assert (store.sync, store.segment_bytes, store.free_bytes_min) == ("never", 2 << 20, 1 << 20)
+    assert found.core_limits().window_count == 500
+    stomp = found.stomp_limits(found.listener("stomp"))
+    assert (stomp.body_bytes_max, stomp.heart_beat_ms_min) == (1024, 1000)
+    assert found.amqp_limits(found.listener("amqp")).channels_max == 3
+
+
+def test_defaults_are_those_of_the_rooms(load):
+    from broker.core.broker import CoreLimits
+    from broker.session.amqp_connection import AmqpLimits
+    from broker.session.stomp_connect import StompLimits
+    from store.settings import StoreSettings
+
+    found = load()
+    assert found.core_limits() == CoreLimits()
+    assert found.store_settings() == StoreSettings()
+    assert found.stomp_limits(found.listener("stomp")) == StompLimits()
+    assert found.amqp_limits(found.listener("amqp")) == AmqpLimits()
