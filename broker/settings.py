@@ -401,7 +401,20 @@ def _convert(value: object, hint: Any) -> object:
         raise ValueError(value)
     if _bare(hint) is Path and isinstance(value, str):
         return Path(value)
-    return msgspec.convert(value, hint)
+    return msgspec.convert(value, _unified(hint))
+
+
+def _unified(hint: Any) -> Any:
+    """The hint with its bounds in one Meta, the outer ones in force: msgspec refuses the same bound twice."""
+    metas = _metas(hint)
+    if len(metas) < 2:
+        return hint
+    bounds: dict[str, Any] = {}
+    for meta in metas:
+        for name in ("gt", "ge", "lt", "le", "pattern", "min_length", "max_length"):
+            if getattr(meta, name) is not None:
+                bounds[name] = getattr(meta, name)
+    return Annotated[get_args(hint)[0], Meta(**bounds)]
 
 
 def _typed(text: object, hint: Any) -> object:
