@@ -29,7 +29,9 @@ class Dimension:
 
     __slots__ = ("default", "name", "raw_name")
 
-    def __init__(self, name: str, default: str | int = MISSING_TEXT, *, corrected: bool = False):
+    def __init__(
+        self, name: str, default: str | int = MISSING_TEXT, *, corrected: bool = False
+    ) -> None:
         self.name = name
         self.default = default
         # A corrected field keeps what the records said under "Raw" + name.
@@ -42,7 +44,7 @@ class Sum:
 
     __slots__ = ("missing", "name")
 
-    def __init__(self, name: str, missing: float = 0.0):
+    def __init__(self, name: str, missing: float = 0.0) -> None:
         self.name = name
         self.missing = missing
 

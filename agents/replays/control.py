@@ -48,6 +48,11 @@ class ControlMessage:
         """Whether the request is over with this message."""
         return self.stage in END_STAGES
 
+    @property
+    def is_error(self) -> bool:
+        """Whether the request ended without being done."""
+        return self.stage == ERROR
+
     def encode(self) -> bytes:
         """Write it as the JSON body of a message."""
         counts = self.counts

@@ -23,7 +23,7 @@ SUMMARY: Final = "summary"
 KINDS: Final = (RAW, SUMMARY)
 
 BODY_BYTES_MAX: Final = 128 * 1024
-FILTER_BYTES_MAX: Final = 64 * 1024
+FILTER_LENGTH_MAX: Final = 64 * 1024
 NAME_BYTES_MAX: Final = 255
 RANGE_DAYS_MAX: Final = 36_525
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -52,7 +52,7 @@ class ControlChannel:
 @final
 @dataclass(frozen=True, slots=True)
 class ReplayRequest:
-    """One checked request; both times belong to the range."""
+    """One checked request; both times belong to the range, an empty filter means everything."""
 
     request_id: str | None
     kind: str
@@ -61,7 +61,7 @@ class ReplayRequest:
     destination: str
     routing_key: str
     control: ControlChannel | None
-    filter_query: dict[str, object] | None
+    filter_text: str
 
     def days(self) -> list[date]:
         """Give the UTC days from the range's first to its last."""
@@ -176,20 +176,13 @@ def _moment(fields: dict[str, object], field: str) -> datetime:
         raise RequestError(field, f"{value[:80]!r} is not an ISO 8601 time") from error
 
 
-def _filter(fields: dict[str, object]) -> dict[str, object] | None:
+def _filter(fields: dict[str, object]) -> str:
     value = fields.get("filter")
-    if value is None or value == {} or value == "":
-        return None
-    if isinstance(value, str):
-        # The documented form is an object; some clients send its text.
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(
-                "filter", f'not JSON ({error}); write {{"query":{{"query_string":{{…}}}}}}'
-            ) from error
-    if not isinstance(value, dict):
-        raise RequestError("filter", "must be an Elasticsearch query object")
-    if len(json.dumps(value)) > FILTER_BYTES_MAX:
-        raise RequestError("filter", f"longer than {FILTER_BYTES_MAX} bytes")
-    return value
+    if value is None or value == {}:
+        return ""
+    if not isinstance(value, str | dict):
+        raise RequestError("filter", "must be an Elasticsearch query object or a query string")
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) > FILTER_LENGTH_MAX:
+        raise RequestError("filter", f"longer than {FILTER_LENGTH_MAX} characters")
+    return text

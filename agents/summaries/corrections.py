@@ -1,110 +1,120 @@
 """Corrections of summary rows: other names for VOs and projects, sites from host names.
 
-Read from a TOML file of the site (`corrections.toml` in the summary agent's folder), applied to
-each finished row.  Each correction keeps the old value under `Raw` + the field's name.
+Each correction of the settings looks a row up in a table by some of its fields and writes one
+field; the old value stays under `Raw` + that field's name ('' if it had none).
 
 Invariants: a row's id does not depend on the corrections (agents/dimensions.py hashes the raw
-values), so a correction never makes two rows one; without a file every row still carries its
-Raw fields.  Registry data (projects, sites) is not looked up here: it will be one more callable
-in the `Correct` chain.
+values), so a correction never makes two rows one; every row carries the Raw fields that its id
+needs, even where nothing is configured.  Registry data (projects, sites) is not looked up here:
+it will be one more callable of the type `Correct`.
 Source: gracc-request corrections `vo`, `project`, `host_description_regex`.
-Tests: tests/unit/agents/test_summary_rows.py
+Tests: tests/unit/agents/test_summary_corrections.py
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, TypeAlias, final
+
+from agents.config import CorrectionSettings
+from agents.dimensions import RAW_PREFIX
+from agents.errors import SettingsError
 
 Row: TypeAlias = dict[str, object]
 Correct: TypeAlias = Callable[[Row], None]
 
 NO_PROJECT: Final = frozenset({"", "n/a", "unknown"})
-HOST_RULES_MAX: Final = 10_000
+ALWAYS_RAW: Final = ("VOName", "ProjectName", "OIM_Site")
+ENTRIES_MAX: Final = 100_000
 
 
-class CorrectionError(ValueError):
-    """The corrections file says something that cannot be used; the text names the entry."""
+@final
+class Correction:
+    """One table: the first entry whose match fields equal (or, as patterns, match) the row's."""
+
+    def __init__(
+        self, settings: CorrectionSettings, entries: Sequence[object], origin: str
+    ) -> None:
+        if not settings.match_fields:
+            raise SettingsError(f"{origin}: match-fields is empty")
+        if len(entries) > ENTRIES_MAX:
+            raise SettingsError(f"{origin}: {len(entries)} entries; at most {ENTRIES_MAX}")
+        self.written_field = settings.dest_field
+        self._match_fields = settings.match_fields
+        self._exact: dict[tuple[str, ...], str] = {}
+        self._patterns: list[tuple[tuple[re.Pattern[str], ...], str]] = []
+        for number, entry in enumerate(entries, 1):
+            where = f"{origin}: entry {number}"
+            keys = tuple([_text(entry, name, where) for name in self._match_fields])
+            target = _text(entry, settings.source_field, where)
+            if not settings.regex:
+                self._exact.setdefault(keys, target)
+                continue
+            try:
+                self._patterns.append((tuple([re.compile(key) for key in keys]), target))
+            except re.error as error:
+                raise SettingsError(f"{where}: {error} in a pattern of {keys}") from error
+
+    def value_for(self, row: Row) -> str | None:
+        """Give what the row's field is corrected to; None when no entry matches."""
+        values = tuple([str(row.get(name, "")) for name in self._match_fields])
+        found = self._exact.get(values)
+        if found is not None:
+            return found
+        for patterns, target in self._patterns:
+            if all(p.search(v) for p, v in zip(patterns, values, strict=True)):
+                return target
+        return None
 
 
 @final
 class Corrections:
-    """The tables of one corrections file, and what they do to a row."""
+    """All corrections of a site, in order, and the rule for missing projects."""
 
-    def __init__(
-        self,
-        vo_names: dict[tuple[str, str], str] | None = None,
-        project_names: dict[str, str] | None = None,
-        host_sites: list[tuple[re.Pattern[str], str]] | None = None,
-        digest: str = "none",
-    ) -> None:
-        self._vo_names = vo_names or {}
-        self._project_names = project_names or {}
-        self._host_sites = host_sites or []
+    def __init__(self, corrections: Sequence[Correction] = (), digest: str = "") -> None:
+        self._corrections = corrections
         self.digest = digest
 
     @classmethod
-    def parse(cls, text: str) -> Corrections:
-        """Read a corrections file; CorrectionError names the first entry that is wrong."""
-        try:
-            tables = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise CorrectionError(f"not TOML: {error}") from error
-        unknown = sorted(set(tables) - {"vo", "project", "host"})
-        if unknown:
-            raise CorrectionError(f"unknown table {unknown[0]!r}; allowed: vo, project, host")
-        vo_names = {
-            (_text(entry, "vo", "VOName"), _text(entry, "vo", "ReportableVOName")): _text(
-                entry, "vo", "to"
-            )
-            for entry in _entries(tables, "vo")
-        }
-        project_names = {
-            _text(entry, "project", "ProjectName"): _text(entry, "project", "to")
-            for entry in _entries(tables, "project")
-        }
-        host_sites: list[tuple[re.Pattern[str], str]] = []
-        for entry in _entries(tables, "host"):
-            pattern = _text(entry, "host", "regex")
+    def load(cls, settings: Sequence[CorrectionSettings], folder: Path) -> Corrections:
+        """Read the tables of the settings; SettingsError names file and entry."""
+        seen = hashlib.sha256()
+        corrections: list[Correction] = []
+        for each in settings:
+            path = folder / each.table
             try:
-                host_sites.append((re.compile(pattern), _text(entry, "host", "to")))
-            except re.error as error:
-                raise CorrectionError(f"[[host]] regex {pattern!r}: {error}") from error
-        if len(host_sites) > HOST_RULES_MAX:
-            raise CorrectionError(f"more than {HOST_RULES_MAX} [[host]] entries")
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(vo_names, project_names, host_sites, digest)
+                text = path.read_text(encoding="utf-8")
+                entries = json.loads(text)
+            except (OSError, ValueError, RecursionError) as error:
+                raise SettingsError(f"{path}: {error}") from error
+            if not isinstance(entries, list):
+                raise SettingsError(f"{path}: must be a JSON list of objects")
+            corrections.append(Correction(each, entries, str(path)))
+            seen.update(repr(each).encode() + text.encode())
+        return cls(corrections, seen.hexdigest() if corrections else "")
 
     def apply(self, row: Row) -> None:
         """Correct one row in place; called once per row, after its sums are final."""
-        raw_vo = str(row.get("VOName", ""))
-        row["RawVOName"] = raw_vo
-        row["VOName"] = self._vo_names.get((raw_vo, str(row.get("ReportableVOName", ""))), raw_vo)
-        raw_project = str(row.get("ProjectName", ""))
-        row["RawProjectName"] = raw_project
-        row["ProjectName"] = self._project_names.get(raw_project, raw_project)
-        row["RawOIM_Site"] = str(row.get("OIM_Site", ""))
-        host = str(row.get("Host_description", ""))
-        for pattern, site in self._host_sites:
-            if pattern.search(host):
-                row["OIM_Site"] = site
-                break
-        if str(row["ProjectName"]).casefold() in NO_PROJECT:
+        for name in ALWAYS_RAW:
+            row[RAW_PREFIX + name] = row.get(name, "")
+        for correction in self._corrections:
+            name = correction.written_field
+            row.setdefault(RAW_PREFIX + name, row.get(name, ""))
+            value = correction.value_for(row)
+            if value is not None:
+                row[name] = value
+        if str(row.get("ProjectName", "")).casefold() in NO_PROJECT:
             row["ProjectName"] = row["VOName"]
 
 
-def _entries(tables: dict[str, object], name: str) -> list[dict[str, object]]:
-    found = tables.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise CorrectionError(f"{name} must be written as [[{name}]] entries")
-    return found
-
-
-def _text(entry: dict[str, object], table: str, key: str) -> str:
-    value = entry.get(key)
+def _text(entry: object, name: str, where: str) -> str:
+    if not isinstance(entry, dict):
+        raise SettingsError(f"{where}: not an object")
+    value = entry.get(name)
     if not isinstance(value, str):
-        raise CorrectionError(f"[[{table}]] entry {entry!r}: {key} is missing or not a text")
+        raise SettingsError(f"{where}: {name} is missing or not a text")
     return value

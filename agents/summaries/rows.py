@@ -110,7 +110,8 @@ class DayRows:
         row[COUNT_FIELD] = totals.count
         gpus = row["GPUs"]
         wall_seconds = row["WallDuration"]
-        assert isinstance(gpus, int) and isinstance(wall_seconds, float), "typed by dimensions"
+        assert isinstance(gpus, int), "its default is a whole number"
+        assert isinstance(wall_seconds, float), "sums are floats"
         row["GPUHours"] = wall_seconds / 3600 * gpus
         return row
 
@@ -160,4 +161,3 @@ def _expansion(values: list[float]) -> list[float]:
             return parts
         parts.append(part)
         values.append(-part)
-
