@@ -343,6 +343,7 @@ def load(
     document = Document.load(file, environment)
     broker = document.section("broker", BrokerSection)
     auth = document.section("auth", AuthSection)
+    store = document.section("store", StoreSection)
     listeners = _listeners(document, port_offset)
     addresses = _addresses(document)
     routes = _routes(document, addresses)
@@ -361,7 +362,7 @@ def load(
         port_offset=port_offset,
         broker=broker,
         auth=auth,
-        store=document.section("store", StoreSection),
+        store=store,
         listeners=listeners,
         addresses=addresses,
         routes=routes,
