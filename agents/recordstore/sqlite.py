@@ -2,7 +2,7 @@
 
 Layout (schema version 1): a table for each kind (`raw`, `summary`, `quarantine`) with the record's id, time,
 EndTime and JSON, and a generated column for each key field; `day` holds the generation of each day of summary
-rows.  docs/database.md describes it.  One file holds all kinds, so one copy of one file is a backup; the
+rows, `change` the number of the last change of each day of raw records.  docs/database.md describes it.  One file holds all kinds, so one copy of one file is a backup; the
 summary agent writes its rows to a file of its own, so it never waits for the raw records' writer.
 
 Invariants: WAL and synchronous=FULL, so a commit that returned is on disk; one writer at a time, any number of
@@ -104,17 +104,30 @@ class SqliteRecordStore:
             for kind, rows in by_kind.items():
                 new = _insert(connection, kind, rows)
                 inserted += new
+                days = {day_of_ms(row[1]) for row in rows} if new else set()
                 if new < len(rows):
-                    replaced += _replace_changed(connection, kind, rows)
+                    changed, changed_days = _replace_changed(connection, kind, rows)
+                    replaced += changed
+                    days |= changed_days
+                if kind is Kind.RAW:
+                    _mark_changed(connection, days)
         return PutCount(inserted, replaced, max(0, len(records) - inserted - replaced))
 
     def delete(self, kind: Kind, record_ids: Sequence[str]) -> int:
         """Delete records by id, durably; give how many were there."""
         with self._writing() as connection:
-            cursor = connection.executemany(
-                f"DELETE FROM {kind.value} WHERE id = ?", [(record_id,) for record_id in record_ids]
-            )
-            return max(0, cursor.rowcount)
+            days: set[date] = set()
+            deleted = 0
+            for record_id in record_ids:
+                row = connection.execute(
+                    f"DELETE FROM {kind.value} WHERE id = ? RETURNING time_ms", (record_id,)
+                ).fetchone()
+                if row is not None:
+                    deleted += 1
+                    days.add(day_of_ms(row[0]))
+            if kind is Kind.RAW:
+                _mark_changed(connection, days)
+        return deleted
 
     def replace_day(self, day: date, generation: int, rows: Sequence[StoredRecord]) -> bool:
         """Put these summary rows in the place of all of the day's, at once, durably."""
@@ -224,6 +237,17 @@ class SqliteRecordStore:
         """Give the generation of the day's summary rows; None when there never were any."""
         with self._reading() as connection:
             return _generation(connection, day)
+
+    def changed_days(self, after: int) -> list[tuple[date, int]]:
+        """Give the days whose raw records were put, changed or deleted after a change, with their last change.
+
+        Changes are numbered from 1, one number a transaction.
+        """
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT day, number FROM change WHERE number > ? ORDER BY number, day", (after,)
+            ).fetchall()
+        return [(date.fromisoformat(day), number) for day, number in rows]
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -362,6 +386,10 @@ def _create(connection: sqlite3.Connection) -> None:
         "CREATE TABLE day(day TEXT NOT NULL PRIMARY KEY, generation INTEGER NOT NULL, rows INTEGER NOT NULL)"
         " WITHOUT ROWID"
     )
+    connection.execute(
+        "CREATE TABLE change(day TEXT NOT NULL PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID"
+    )
+    connection.execute("CREATE INDEX change_number ON change(number)")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -379,12 +407,34 @@ def _insert(
 
 def _replace_changed(
     connection: sqlite3.Connection, kind: Kind, rows: Sequence[tuple[str, int, int | None, str]]
-) -> int:
-    cursor = connection.executemany(
-        f"UPDATE {kind.value} SET time_ms = ?2, end_ms = ?3, doc = ?4 WHERE id = ?1 AND doc IS NOT ?4",
-        rows,
+) -> tuple[int, set[date]]:
+    """Replace the records that differ; give their number and the days they were and are in."""
+    days: set[date] = set()
+    replaced = 0
+    table = kind.value
+    for record_id, timestamp_ms, end_ms, text in rows:
+        old = connection.execute(
+            f"SELECT time_ms FROM {table} WHERE id = ? AND doc IS NOT ?", (record_id, text)
+        ).fetchone()
+        if old is not None:
+            connection.execute(
+                f"UPDATE {table} SET time_ms = ?, end_ms = ?, doc = ? WHERE id = ?",
+                (timestamp_ms, end_ms, text, record_id),
+            )
+            replaced += 1
+            days |= {day_of_ms(old[0]), day_of_ms(timestamp_ms)}
+    return replaced, days
+
+
+def _mark_changed(connection: sqlite3.Connection, days: set[date]) -> None:
+    if not days:
+        return
+    number = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM change").fetchone()[0]
+    connection.executemany(
+        "INSERT INTO change(day, number) VALUES (?, ?)"
+        " ON CONFLICT(day) DO UPDATE SET number = excluded.number",
+        [(day.isoformat(), number) for day in sorted(days)],
     )
-    return max(0, cursor.rowcount)
 
 
 def _check_day(day: date, rows: Sequence[StoredRecord]) -> None:
