@@ -64,7 +64,8 @@ class FrameParser:
     """Cuts a stream of bytes into frames.
 
     A violation ends it: the frames before it are still returned, `violation` is set, and later bytes are ignored.
-    `body_bytes_max` may be raised between calls (a peer that has not logged in gets less).
+    `body_bytes_max` may be raised between calls (a peer that has not logged in gets less); for that, `is_single` makes
+    `feed` return at most one frame, and `feed(b"")` the next.
     """
 
     __slots__ = (
@@ -78,11 +79,13 @@ class FrameParser:
         "_pieces",
         "_wait_bytes",
         "body_bytes_max",
+        "is_single",
         "violation",
     )
 
     def __init__(self, limits: FrameLimits) -> None:
         self.body_bytes_max = limits.body_bytes
+        self.is_single = False
         self.violation: ProtocolViolation | None = None
         self._command_bytes_max = limits.command_bytes
         self._headers_max = limits.headers
@@ -133,6 +136,9 @@ class FrameParser:
         heads = self._heads
         has_cr = b"\r" in data
         while pos < end:
+            if self.is_single and frames:
+                self._wait(0, b"")
+                return pos
             if data[pos] < 14:
                 gap = _BETWEEN_FRAMES.match(data, pos)
                 if gap is not None:

@@ -65,17 +65,17 @@ def escape(raw: bytes, version: int) -> bytes:
     return _SPECIAL.sub(lambda found: table[found[0]], raw)
 
 
-def split_block(block: bytes, version: int) -> Pairs:
+def split_block(block: bytes, version: int, *, has_escapes: bool = True) -> Pairs:
     """Read a block as (name, value) without escapes; of repeated names the first counts.
 
-    Leading blanks of values are dropped for 1.0 only.  Raises ProtocolViolation for a line without colon or name, a bad
+    `has_escapes` False is for CONNECT.  Leading blanks of values are dropped for 1.0 only.  Raises ProtocolViolation for a line without colon or name, a bad
     escape, or a NUL.
     """
     if b"\0" in block:
         raise malformed("A header contains NUL")
     pairs: Pairs = []
     seen: set[bytes] = set()
-    has_escapes = version != V10 and b"\\" in block
+    has_escapes = has_escapes and version != V10 and b"\\" in block
     for line in block.split(b"\n"):
         if line.endswith(b"\r"):
             line = line[:-1]

@@ -1,0 +1,94 @@
+"""CONNECT: version, login, host and heart-beats, as asked for and as agreed.  Also the limits of a session.
+
+CONNECT and CONNECTED are never escaped (STOMP 1.2, "Value Encoding").
+Tests: tests/unit/broker/session/test_stomp_connect.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from broker.session.stomp_errors import VERSIONS, StompError
+from broker.session.stomp_send import read_headers
+from broker.wire.stomp import FrameLimits
+from broker.wire.stomp_headers import V10, V12, VERSION_TEXTS, split_block
+
+
+@dataclass(frozen=True, slots=True)
+class StompLimits:
+    """What a STOMP peer may do; every excess is an ERROR frame, then the connection is closed.
+
+    Frames: as `FrameLimits`; before login bodies are bounded by `login_body_bytes_max`, and login must come within
+    `login_seconds`.  Heart-beats are never agreed shorter than `heart_beat_ms_min`; a peer counts as dead after
+    `heart_beat_tolerance` times the agreed time.  A client's prefetch of 0 means `prefetch_max`, none means
+    `prefetch_default`: what is in a client's hands is kept in memory.
+    """
+
+    command_bytes_max: int = 32
+    headers_max: int = 100
+    header_bytes_max: int = 100 * 1024
+    body_bytes_max: int = 16 * 1024 * 1024
+    login_body_bytes_max: int = 64 * 1024
+    login_seconds: float = 10.0
+    heart_beat_ms_min: int = 100
+    heart_beat_tolerance: float = 2.0
+    subscriptions_max: int = 10_000
+    transactions_max: int = 16
+    transaction_frames_max: int = 1024
+    transaction_bytes_max: int = 64 * 1024 * 1024
+    prefetch_default: int = 10_000
+    prefetch_max: int = 65_535
+    receipts_waiting_max: int = 1_000_000
+    ignores_auto_acks: bool = True
+
+    def frames(self) -> FrameLimits:
+        """The parser's share, for a peer that has logged in."""
+        return FrameLimits(
+            self.command_bytes_max, self.headers_max, self.header_bytes_max, self.body_bytes_max
+        )
+
+
+@final
+class ConnectRequest:
+    """A CONNECT frame; heart-beats in milliseconds: what the client will send, and what it wants to get."""
+
+    __slots__ = ("client_id", "host", "login", "passcode", "receives_ms", "sends_ms", "version")
+
+    def __init__(self, block: bytes) -> None:
+        """Read the frame's block; raises StompError, ProtocolViolation."""
+        headers = read_headers(split_block(block, V12, has_escapes=False))
+        self.version = _version(headers.get("accept-version"))
+        if self.version == V10:
+            headers = {name: value.lstrip() for name, value in headers.items()}
+        self.login = headers.get("login", "")
+        self.passcode = headers.get("passcode", "")
+        self.host = headers.get("host", "")
+        self.client_id = headers.get("client-id", "")
+        self.sends_ms, self.receives_ms = _heart_beat(headers.get("heart-beat", "0,0"))
+
+
+def agree(ours_ms: int, theirs_ms: int) -> int:
+    """The interval of one direction in milliseconds; 0 if either side does without."""
+    return max(ours_ms, theirs_ms) if ours_ms and theirs_ms else 0
+
+
+def _version(accepted: str | None) -> int:
+    if accepted is None:
+        return V10
+    asked = {one.strip() for one in accepted.split(",")}
+    for version in sorted(VERSION_TEXTS, reverse=True):
+        if VERSION_TEXTS[version] in asked:
+            return version
+    raise StompError("Version mismatch", f"Supported versions are {VERSIONS}\n")
+
+
+def _heart_beat(text: str) -> tuple[int, int]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(
+        part.isascii() and part.isdigit() and len(part) <= 10 for part in parts
+    ):
+        raise StompError(
+            "Bad CONNECT", f"Invalid heart-beat '{text[:100]}', allowed is cx,cy in ms\n"
+        )
+    return int(parts[0]), int(parts[1])

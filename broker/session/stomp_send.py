@@ -1,0 +1,133 @@
+"""What a SEND frame's headers ask for, read once for each distinct block.
+
+A publisher repeats its headers, so a session keeps the plans of the blocks it saw (without the receipt, which
+differs each time) and a SEND costs a look-up.  Tests: tests/unit/broker/session/test_stomp_send.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from broker.core.destination import Destination
+from broker.core.vhost import Vhost
+from broker.errors import PreconditionFailed
+from broker.session.auth import Identity
+from broker.session.stomp_destinations import Headers, Name, is_true
+from broker.session.stomp_errors import StompError, invalid_header
+from broker.wire.stomp_headers import V12, Pairs, join_block
+from broker.wire.stomp_properties import HOP_HEADERS, SHORT_STRING_BYTES_MAX
+
+EXPIRATION_MS_MAX: Final = 0xFFFFFFFF
+"""RabbitMQ's bound of a message's time to live, 49 days."""
+
+
+@final
+class SendPlan:
+    """What is to be done with the messages of one header block.
+
+    `version` is that of the vhost's topology for which the destination was last made sure of.  `expiration_ms` is relative
+    (-1: none), `expires_at_ms` absolute (0: never).
+    """
+
+    __slots__ = (
+        "destination",
+        "expiration_ms",
+        "expires_at_ms",
+        "header",
+        "headers",
+        "is_mandatory",
+        "is_persistent",
+        "name",
+        "priority",
+        "transaction",
+        "version",
+    )
+
+    def __init__(
+        self, name: Name, destination: Destination, headers: Headers, version: int
+    ) -> None:
+        self.name = name
+        self.destination = destination
+        self.version = version
+        self.headers = headers
+        self.header = b""
+        self.is_persistent = is_true(headers, "persistent", default=False)
+        self.is_mandatory = is_true(headers, "mandatory", default=False)
+        self.priority = _number(headers, "priority", 255, 0)
+        self.expiration_ms = _number(headers, "expiration", EXPIRATION_MS_MAX, -1)
+        self.expires_at_ms = _number(headers, "expires", (1 << 63) - 1, 0)
+        self.transaction = headers.get("transaction")
+
+    def expires_at(self, now_ms: int) -> int:
+        """When a message published now expires, in milliseconds since 1970; 0: never."""
+        if self.expiration_ms < 0:
+            return self.expires_at_ms
+        at = now_ms + self.expiration_ms
+        return min(at, self.expires_at_ms) if self.expires_at_ms else at
+
+
+def read_headers(pairs: Pairs) -> Headers:
+    """Decode the headers of a frame; raises StompError for one that is not UTF-8."""
+    try:
+        return {name.decode(): value.decode() for name, value in pairs}
+    except UnicodeDecodeError:
+        raise StompError("Malformed frame", "A header is not UTF-8\n") from None
+
+
+def check_send(pairs: Pairs, headers: Headers, identity: Identity) -> None:
+    """Refuse headers that SEND must not have; raises StompError, BrokerError."""
+    if "message-id" in headers:
+        raise StompError("Invalid header", "'message-id' is not allowed on 'SEND'.\n")
+    user = headers.get("user-id")
+    if user is not None and user != identity.name:
+        raise PreconditionFailed(
+            f"user_id property set to '{user[:200]}' but authenticated user was '{identity.name}'"
+        )
+    for name, _ in pairs:
+        if len(name) > SHORT_STRING_BYTES_MAX:
+            raise StompError("Invalid header", "A header's name is longer than 255 bytes\n")
+
+
+def kept_block(pairs: Pairs, reply_to: bytes | None) -> bytes:
+    """The canonical block that travels with the message, without the headers of this hop."""
+    kept: Pairs = []
+    for name, value in pairs:
+        if name in HOP_HEADERS:
+            continue
+        kept.append((name, reply_to if name == b"reply-to" and reply_to is not None else value))
+    return join_block(kept, V12)
+
+
+def cut_receipt(block: bytes) -> tuple[bytes, bytes]:
+    """Part a block from its receipt line: (the rest, the value as it came); value empty if there is none."""
+    at = 0 if block.startswith(b"receipt:") else block.find(b"\nreceipt:") + 1
+    if at == 0 and not block.startswith(b"receipt:"):
+        return block, b""
+    end = block.find(b"\n", at)
+    value = block[at + 8 : end]
+    if value.endswith(b"\r"):
+        value = value[:-1]
+    return block[:at] + block[end + 1 :], value
+
+
+def _number(headers: Headers, name: str, most: int, default: int) -> int:
+    text = headers.get(name)
+    if text is None:
+        return default
+    text = text.strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= 19) or int(text) > most:
+        raise invalid_header(name, text, f"a whole number up to {most}")
+    return int(text)
+
+
+def refused(plan: SendPlan, vhost: Vhost, reached: int) -> StompError:
+    """Make the error for a message that no queue took and that its publisher wants to know of."""
+    if reached < 0:
+        return StompError(
+            "Message refused", f"A queue of '{plan.name.text}' is full (vhost '{vhost.name}')\n"
+        )
+    return StompError(
+        "Unroutable",
+        f"No queue takes messages for '{plan.name.text}' (vhost '{vhost.name}')\n",
+        [(b"destination", plan.name.text.encode("utf-8", "replace"))],
+    )

@@ -1,0 +1,148 @@
+"""A STOMP subscription: what it was delivered and has not acknowledged, and how its MESSAGE frames are written.
+
+Message ids are `<session>-<subscription>-<number>`: unique, free of colons, and parsed with one split; the same
+bytes are the `ack` header.  Tests: tests/unit/broker/session/test_stomp_subscription.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, final
+
+from broker.core.delivery import Delivery
+from broker.core.destination import Destination
+from broker.core.subscription import Subscription
+from broker.core.vhost import Vhost
+from broker.session.stomp_destinations import write_name
+from broker.wire.properties import STOMP
+from broker.wire.stomp_headers import V12, convert_block, escape, unescape
+
+AckMode = Literal["auto", "client", "client-individual"]
+
+_FIRST: Final = b"\nredelivered:false\n"
+_AGAIN: Final = b"\nredelivered:true\n"
+
+
+@final
+class StompSubscription:
+    """One SUBSCRIBE of a session.
+
+    `unsettled` maps message numbers to deliveries, rising; no number below `first` is in it.
+    """
+
+    __slots__ = (
+        "_ack",
+        "_destination",
+        "_head",
+        "_id_prefix",
+        "_number",
+        "_subscription_line",
+        "_version",
+        "_vhost",
+        "ack_mode",
+        "deletes_queue",
+        "first",
+        "id",
+        "key",
+        "prefix",
+        "queue_name",
+        "subscription",
+        "unsettled",
+    )
+
+    def __init__(
+        self, vhost: Vhost, id: str | None, key: str, prefix: bytes, ack_mode: AckMode, version: int
+    ) -> None:
+        self.id = id
+        self.key = key
+        self.prefix = prefix
+        self.ack_mode: AckMode = ack_mode
+        self.queue_name = ""
+        self.deletes_queue = False
+        self.subscription: Subscription | None = None
+        self.unsettled: dict[int, Delivery] = {}
+        self.first = 1
+        self._vhost = vhost
+        self._version = version
+        self._number = 0
+        self._destination: Destination | None = None
+        self._head = b""
+        self._id_prefix = prefix + b"-"
+        self._subscription_line = (
+            b"" if id is None else b"subscription:%b\n" % escape(id.encode(), version)
+        )
+        has_ack = version == V12 and ack_mode != "auto"
+        self._ack = b"\nack:" + self._id_prefix if has_ack else b""
+
+    def encode(self, run: list[Delivery], output: list[bytes]) -> None:
+        """Append a MESSAGE frame for each delivery, and keep what must be acknowledged."""
+        number = self._number
+        version = self._version
+        ack = self._ack
+        unsettled = self.unsettled if self.ack_mode != "auto" else None
+        destination = self._destination
+        head = self._head
+        for delivery in run:
+            number += 1
+            message = delivery.message
+            if message.destination is not destination:
+                destination = message.destination
+                head = self._write_head(destination)
+            header = message.header if message.format == STOMP else message.header_as(STOMP)
+            if version != V12 and b"\\" in header:
+                header = convert_block(header, version)
+            body = message.body
+            mark = _AGAIN if delivery.count else _FIRST
+            if ack:
+                mark = b"%b%d%b" % (ack, number, mark)
+            if body:
+                output.append(
+                    b"%b%d%b%bcontent-length:%d\n\n%b\0"
+                    % (head, number, mark, header, len(body), body)
+                )
+            else:
+                output.append(b"%b%d%b%b\n\0" % (head, number, mark, header))
+            if unsettled is not None:
+                unsettled[number] = delivery
+        self._number = number
+
+    def _write_head(self, destination: Destination) -> bytes:
+        name = destination.stomp_name or write_name(destination, self._vhost)
+        if self._version != V12 and b"\\" in name:
+            name = escape(unescape(name, V12), self._version)
+        self._destination = destination
+        self._head = b"MESSAGE\n%bdestination:%b\nmessage-id:%b" % (
+            self._subscription_line,
+            name,
+            self._id_prefix,
+        )
+        return self._head
+
+    def was_sent(self, number: int) -> bool:
+        """Whether a message of this number was ever delivered."""
+        return 0 < number <= self._number
+
+    def take(self, number: int) -> list[Delivery]:
+        """Remove what an ACK or NACK of this number means; empty if it is not there (any more)."""
+        unsettled = self.unsettled
+        if number not in unsettled:
+            return []
+        if self.ack_mode == "client-individual":
+            return [unsettled.pop(number)]
+        taken: list[Delivery] = []
+        for one in range(self.first, number + 1):
+            delivery = unsettled.pop(one, None)
+            if delivery is not None:
+                taken.append(delivery)
+        self.first = number + 1
+        return taken
+
+    def numbers(self, number: int) -> list[int]:
+        """What `take` of this number would remove."""
+        if number not in self.unsettled or self.ack_mode == "client-individual":
+            return [number] if number in self.unsettled else []
+        return [one for one in range(self.first, number + 1) if one in self.unsettled]
+
+    def put_back(self, numbers: list[int], deliveries: list[Delivery]) -> None:
+        """Undo `take`: its transaction was aborted."""
+        self.unsettled.update(zip(numbers, deliveries, strict=True))
+        self.first = min([self.first, *numbers])
