@@ -1,0 +1,567 @@
+"""A channel of an AMQP connection: content in, deliveries out, settling, confirms, transactions.
+
+What declares and deletes is in `amqp_topology`; the table of methods that a channel takes is in `amqp_operations`.  A channel is
+the core's Sink for its consumers.  Every delivery tag that is not settled is a key of `_unsettled`; tags only grow.
+Tests: tests/unit/broker/session/test_amqp_channel.py, tests/conformance/amqp.json.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Final, final
+
+from broker.core.message import Message
+from broker.core.subscription import UNLIMITED, Credit, Subscription
+from broker.errors import (
+    AccessRefused,
+    NotAllowed,
+    NotFound,
+    NotImplementedByBroker,
+    PreconditionFailed,
+    ResourceLimit,
+)
+from broker.wire.amqp import methods
+from broker.wire.amqp.frames import END, content_frames, method_frame
+from broker.wire.amqp.values import encode_short_string
+from broker.wire.properties import AMQP
+
+if TYPE_CHECKING:
+    from broker.core.delivery import Delivery
+    from broker.core.destination import Destination
+    from broker.session.amqp_connection import AmqpConnection
+
+NO_ROUTE: Final = 312
+_TAG: Final = Struct(">Q").pack
+_FRAME: Final = Struct(">BHI").pack
+_ACK: Final = b"\x00\x3c\x00\x50"
+_NACK: Final = b"\x00\x3c\x00\x78"
+_DELIVER: Final = b"\x00\x3c\x00\x3c"
+_CONTENT_START: Final = b"\x00\x3c\x00\x00"
+
+
+@final
+class Consumer:
+    """What a channel keeps of a subscription: its tag, and the bytes of its last delivery to be used again.
+
+    A delivery is `front`, the delivery tag, `middle` (redelivered, names, content header up to the size), the size, `tail`
+    (properties, start of the body frame), the size again, the body.
+    """
+
+    __slots__ = (
+        "destination",
+        "format",
+        "front",
+        "header",
+        "middle",
+        "rest",
+        "size_bytes",
+        "tag",
+        "tail",
+    )
+
+    def __init__(self, tag: str) -> None:
+        self.tag = encode_short_string(tag)
+        self.destination: Destination | None = None
+        self.format = AMQP
+        self.header = b""
+        self.size_bytes = 0
+        self.front = b""
+        self.middle = b""
+        self.tail = b""
+        self.rest = b""
+
+
+@final
+class Transaction:
+    """What a channel in tx mode has done since the last commit."""
+
+    __slots__ = ("acknowledged", "held_bytes", "published", "rejected", "requeued")
+
+    def __init__(self) -> None:
+        self.published: list[tuple[Message, bool]] = []
+        self.acknowledged: list[tuple[int, Delivery]] = []
+        self.rejected: list[tuple[int, Delivery]] = []
+        self.requeued: list[tuple[int, Delivery]] = []
+        self.held_bytes = 0
+
+    def settled(self) -> list[tuple[int, Delivery]]:
+        """All deliveries it would settle, by tag."""
+        return sorted([*self.acknowledged, *self.rejected, *self.requeued], key=_first)
+
+
+def _first(pair: tuple[int, Delivery]) -> int:
+    return pair[0]
+
+
+@final
+class AmqpChannel:
+    """One open channel; `is_open` is False once either side began to close it."""
+
+    __slots__ = (
+        "_delivery_tag",
+        "_first_unsettled",
+        "_named_count",
+        "_number_bytes",
+        "_prefetch",
+        "_shared",
+        "_shared_limit",
+        "_transaction",
+        "_unsettled",
+        "confirmed_seq",
+        "connection",
+        "consumers",
+        "is_confirming",
+        "is_open",
+        "is_writable",
+        "last_queue",
+        "number",
+        "promised_seq",
+        "published_seq",
+        "vhost",
+    )
+
+    def __init__(self, connection: AmqpConnection, number: int, *, is_writable: bool) -> None:
+        assert connection.vhost is not None, "channels open after the vhost"
+        self.connection = connection
+        self.vhost = connection.vhost
+        self.number = number
+        self.is_open = True
+        self.is_writable = is_writable
+        self.last_queue: str | None = None
+        self.consumers: dict[str, Subscription] = {}
+        self.is_confirming = False
+        self.published_seq = 0
+        self.promised_seq = 0
+        self.confirmed_seq = 0
+        self._number_bytes = number.to_bytes(2, "big")
+        self._delivery_tag = 0
+        self._first_unsettled = 1
+        self._unsettled: dict[int, Delivery] = {}
+        self._prefetch = 0
+        self._shared: Credit | None = None
+        self._shared_limit = 0
+        self._transaction: Transaction | None = None
+        self._named_count = 0
+
+    # Out
+
+    def reply(self, name: str, *values: Any) -> None:
+        """Send a method."""
+        self.connection.out.append(method_frame(self.number, methods.encode(name, *values)))
+
+    def deliver(self, subscription: Subscription, run: list[Delivery]) -> None:
+        """Encode a run of deliveries (the core calls it)."""
+        connection = self.connection
+        if not connection.is_awake:
+            connection.rouse()
+        consumer = subscription.context
+        assert isinstance(consumer, Consumer), "subscriptions of a channel carry their consumer"
+        tag = self._delivery_tag
+        if subscription.is_acknowledged:
+            unsettled = self._unsettled
+            for number, delivery in enumerate(run, tag + 1):
+                unsettled[number] = delivery
+        parts: list[bytes] = []
+        for delivery in run:
+            tag += 1
+            message = delivery.message
+            body = message.body
+            if (
+                message.destination is not consumer.destination
+                or message.header != consumer.header
+                or message.format != consumer.format
+                or delivery.count
+            ):
+                self._prepare(consumer, message, delivery.count > 0)
+            if len(body) != consumer.size_bytes and not self._prepare_size(consumer, len(body)):
+                parts.append(self._in_frames(consumer, delivery, tag))
+                continue
+            parts += (consumer.front, _TAG(tag), consumer.rest, body, END)
+        self._delivery_tag = tag
+        connection.out.append(b"".join(parts))
+
+    def _prepare(self, consumer: Consumer, message: Message, is_redelivered: bool) -> None:
+        """Make the parts of a delivery that depend on destination and properties."""
+        destination = message.destination
+        names = destination.amqp_names
+        if not names:
+            names = encode_short_string(destination.exchange) + encode_short_string(
+                destination.routing_key
+            )
+            destination.amqp_names = names
+        header = message.header_as(AMQP)
+        number = self._number_bytes
+        size_bytes = 4 + len(consumer.tag) + 9 + len(names)
+        consumer.front = _FRAME(1, self.number, size_bytes) + _DELIVER + consumer.tag
+        consumer.middle = b"".join(
+            (
+                b"\x01" if is_redelivered else b"\x00",
+                names,
+                b"\xce\x02",
+                number,
+                (len(header) + 12).to_bytes(4, "big"),
+                _CONTENT_START,
+            )
+        )
+        consumer.tail = header + b"\xce\x03" + number
+        consumer.header = message.header
+        consumer.format = message.format
+        # A redelivery is not used again: the next first delivery must say so.
+        consumer.destination = None if is_redelivered else destination
+        consumer.size_bytes = -1
+
+    def _prepare_size(self, consumer: Consumer, size_bytes: int) -> bool:
+        """Make the part of a delivery that depends on the size; False if it isn't one body frame."""
+        consumer.size_bytes = -1
+        if not 0 < size_bytes <= self.connection.body_frame_bytes_max:
+            return False
+        consumer.size_bytes = size_bytes
+        consumer.rest = b"".join(
+            (consumer.middle, _TAG(size_bytes), consumer.tail, size_bytes.to_bytes(4, "big"))
+        )
+        return True
+
+    def _in_frames(self, consumer: Consumer, delivery: Delivery, tag: int) -> bytes:
+        """A delivery whose body is empty or takes several frames."""
+        message = delivery.message
+        method = b"".join(
+            (
+                _DELIVER,
+                consumer.tag,
+                _TAG(tag),
+                b"\x01" if delivery.count else b"\x00",
+                message.destination.amqp_names,
+            )
+        )
+        return content_frames(
+            self.number,
+            method,
+            message.header_as(AMQP),
+            message.body,
+            self.connection.frame_bytes_max,
+        )
+
+    def cancelled(self, subscription: Subscription, reason: str) -> None:
+        """The queue is gone: tell the peer if it wants to know (the core calls it)."""
+        self.consumers.pop(subscription.tag, None)
+        self.connection.rouse()
+        if self.is_open and self.connection.wants_cancel:
+            self.reply("basic.cancel", subscription.tag, True)
+
+    # Publishing
+
+    def publish(self, method: bytes, header: bytes, bodies: list[bytes]) -> None:
+        """Publish a run of messages that differ only in their bodies."""
+        connection = self.connection
+        route = connection.routes.get(method)
+        if route is None:
+            route = connection.find_route(method)
+        destination, is_mandatory = route
+        traits = connection.traits.get(header)
+        if traits is None:
+            traits = connection.find_traits(header)
+        is_persistent, priority, expiration_ms = traits
+        now_ms = connection.broker.now_ms
+        expires_at = 0 if expiration_ms is None else now_ms + expiration_ms
+        if self._transaction is not None:
+            for body in bodies:
+                message = Message(
+                    destination, AMQP, header, body, is_persistent, priority, now_ms, expires_at
+                )
+                self._hold(self._transaction, message, is_mandatory)
+            return
+        if self.is_confirming:
+            connection.confirming[self] = None
+        publish = self.vhost.publish
+        for body in bodies:
+            message = Message(
+                destination, AMQP, header, body, is_persistent, priority, now_ms, expires_at
+            )
+            reached = publish(message)
+            if reached < 1:
+                self._not_taken(message, reached, is_mandatory)
+            elif self.is_confirming:
+                self.published_seq += 1
+                self.promised_seq = self.published_seq
+
+    def _not_taken(self, message: Message, reached: int, is_mandatory: bool) -> None:
+        """A message that no queue took, or that a full one refused."""
+        if reached == 0 and is_mandatory:
+            self._return(message)
+        if not self.is_confirming:
+            return
+        self.published_seq += 1
+        if reached == 0:
+            self.promised_seq = self.published_seq
+        else:
+            payload = _NACK + _TAG(self.published_seq) + b"\x00"
+            self.connection.out.append(method_frame(self.number, payload))
+
+    def _return(self, message: Message) -> None:
+        method = methods.encode(
+            "basic.return", NO_ROUTE, "NO_ROUTE", message.exchange, message.routing_key
+        )
+        frames = content_frames(
+            self.number,
+            method,
+            message.header_as(AMQP),
+            message.body,
+            self.connection.frame_bytes_max,
+        )
+        self.connection.out.append(frames)
+
+    def confirm(self, seq: int) -> None:
+        """Tell the publisher that everything up to `seq` is safe."""
+        count = seq - self.confirmed_seq
+        if count > 0 and self.is_open:
+            self.confirmed_seq = seq
+            payload = _ACK + _TAG(seq) + (b"\x01" if count > 1 else b"\x00")
+            self.connection.out.append(method_frame(self.number, payload))
+
+    def confirm_select(self, nowait: bool) -> None:
+        """Begin to confirm publishes."""
+        if self._transaction is not None:
+            raise PreconditionFailed("cannot switch from tx to confirm mode")
+        self.is_confirming = True
+        if not nowait:
+            self.reply("confirm.select-ok")
+
+    # Consuming
+
+    def qos(self, size_bytes: int, count: int, is_global: bool) -> None:
+        """Limit what may be unsettled: of each new consumer, or of the whole channel."""
+        if size_bytes:
+            raise NotImplementedByBroker(f"prefetch_size!=0 ({size_bytes})")
+        if not is_global:
+            self._prefetch = count
+        else:
+            self._shared_limit = count
+            held = sum(1 for one in self._unsettled.values() if one.subscription is not None)
+            if self._shared is None:
+                self._shared = Credit(0)
+            self._shared.left = (count or UNLIMITED) - held
+            for subscription in self.consumers.values():
+                if subscription.is_acknowledged:
+                    subscription.shared = self._shared
+            self.connection.broker.resume(self)
+        self.reply("basic.qos-ok")
+
+    def consume(
+        self, queue: str, tag: str, no_ack: bool, exclusive: bool, nowait: bool, arguments: Any
+    ) -> None:
+        """Start a consumer."""
+        connection = self.connection
+        queue = self.queue_name(queue)
+        connection.check("read", "queue", queue)
+        if tag in self.consumers:
+            raise NotAllowed(f"attempt to reuse consumer tag '{tag}'")
+        if len(self.consumers) >= connection.limits.channel_consumers_max:
+            raise ResourceLimit(
+                f"more than {connection.limits.channel_consumers_max} consumers on a channel"
+            )
+        while not tag or tag in self.consumers:
+            self._named_count += 1
+            tag = f"amq.ctag-{connection.broker.random_name()}-{self._named_count}"
+        subscription = Subscription(
+            self,
+            tag,
+            is_acknowledged=not no_ack,
+            credit=UNLIMITED if no_ack else self._prefetch or UNLIMITED,
+            shared=None if no_ack else self._shared,
+            is_exclusive=exclusive,
+            priority=_priority(arguments, queue, self.vhost.name),
+            context=Consumer(tag),
+        )
+        self.vhost.subscribe(queue, subscription, owner=connection)
+        self.consumers[tag] = subscription
+        if not nowait:
+            self.reply("basic.consume-ok", tag)
+
+    def cancel(self, tag: str, nowait: bool) -> None:
+        """End a consumer; what it has not settled stays on the channel."""
+        subscription = self.consumers.pop(tag, None)
+        if subscription is not None:
+            self.vhost.unsubscribe(subscription)
+        if not nowait:
+            self.reply("basic.cancel-ok", tag)
+
+    def get(self, queue: str, no_ack: bool) -> None:
+        """Fetch one message."""
+        connection = self.connection
+        queue = self.queue_name(queue)
+        connection.check("read", "queue", queue)
+        found = self.vhost.get(queue, not no_ack, owner=connection)
+        if found is None:
+            self.reply("basic.get-empty", "")
+            return
+        delivery, left_count = found
+        self._delivery_tag += 1
+        if not no_ack:
+            self._unsettled[self._delivery_tag] = delivery
+        message = delivery.message
+        method = methods.encode(
+            "basic.get-ok",
+            self._delivery_tag,
+            delivery.count > 0,
+            message.exchange,
+            message.routing_key,
+            left_count,
+        )
+        frames = content_frames(
+            self.number, method, message.header_as(AMQP), message.body, connection.frame_bytes_max
+        )
+        connection.out.append(frames)
+
+    def queue_name(self, name: str) -> str:
+        """The name, or for "" the queue declared last on this channel."""
+        if name:
+            return name
+        if self.last_queue is None:
+            raise NotFound("no previously declared queue")
+        return self.last_queue
+
+    # Settling
+
+    def acknowledge(self, tag: int, multiple: bool) -> None:
+        """Settle one delivery, or all up to it, for good."""
+        taken = self._take(tag, multiple)
+        if self._transaction is not None:
+            self._transaction.acknowledged += taken
+        else:
+            self.connection.acknowledged += [delivery for _, delivery in taken]
+
+    def nack(self, tag: int, multiple: bool, requeue: bool) -> None:
+        """Refuse one delivery, or all up to it: back to the queue, or dead."""
+        taken = self._take(tag, multiple)
+        transaction = self._transaction
+        if transaction is not None:
+            (transaction.requeued if requeue else transaction.rejected).extend(taken)
+            return
+        deliveries = [delivery for _, delivery in taken]
+        broker = self.connection.broker
+        if requeue:
+            broker.requeue(deliveries)
+        else:
+            broker.reject(deliveries)
+
+    def _take(self, tag: int, multiple: bool) -> list[tuple[int, Delivery]]:
+        """Remove what a tag names from the unsettled; raises PreconditionFailed."""
+        unsettled = self._unsettled
+        if not multiple:
+            delivery = unsettled.pop(tag, None)
+            if delivery is None:
+                raise PreconditionFailed(f"unknown delivery tag {tag}")
+            return [(tag, delivery)]
+        if tag == 0:
+            tag = self._delivery_tag
+        elif tag not in unsettled:
+            raise PreconditionFailed(f"unknown delivery tag {tag}")
+        # Each tag is passed once in a channel's life: the front of a dict that lost its front is slow to find.
+        taken: list[tuple[int, Delivery]] = []
+        for number in range(self._first_unsettled, tag + 1):
+            delivery = unsettled.pop(number, None)
+            if delivery is not None:
+                taken.append((number, delivery))
+        self._first_unsettled = tag + 1
+        return taken
+
+    def recover(self, requeue: bool, *, is_answered: bool) -> None:
+        """Put everything unsettled back into its queue."""
+        if not requeue:
+            raise NotImplementedByBroker("requeue=false")
+        self.connection.broker.requeue(self._take_all())
+        if is_answered:
+            self.reply("basic.recover-ok")
+
+    def _take_all(self) -> list[Delivery]:
+        deliveries = [self._unsettled[tag] for tag in sorted(self._unsettled)]
+        self._unsettled.clear()
+        self._first_unsettled = self._delivery_tag + 1
+        return deliveries
+
+    # Transactions
+
+    def tx_select(self) -> None:
+        """Begin transactions."""
+        if self.is_confirming:
+            raise PreconditionFailed("cannot switch from confirm to tx mode")
+        if self._transaction is None:
+            self._transaction = Transaction()
+        self.reply("tx.select-ok")
+
+    def _hold(self, transaction: Transaction, message: Message, is_mandatory: bool) -> None:
+        limits = self.connection.limits
+        transaction.held_bytes += len(message.body) + len(message.header)
+        if (
+            transaction.held_bytes > limits.transaction_bytes_max
+            or len(transaction.published) >= limits.transaction_count_max
+        ):
+            raise ResourceLimit(
+                f"transaction holds more than {limits.transaction_bytes_max} bytes or "
+                f"{limits.transaction_count_max} messages"
+            )
+        transaction.published.append((message, is_mandatory))
+
+    def tx_commit(self) -> None:
+        """Do what was held, all in this turn's unit."""
+        transaction = self._require_transaction()
+        # Asked before anything is done: what fails then leaves nothing half done.
+        for message, _ in transaction.published:
+            if self.vhost.exchange(message.exchange).is_internal:
+                raise AccessRefused(
+                    f"cannot publish to internal exchange '{message.exchange}' in vhost "
+                    f"'{self.vhost.name}'"
+                )
+        self._transaction = Transaction()
+        is_whole = True
+        for message, is_mandatory in transaction.published:
+            reached = self.vhost.publish(message)
+            if reached == 0 and is_mandatory:
+                self._return(message)
+            is_whole = is_whole and reached >= 0
+        broker = self.connection.broker
+        broker.acknowledge([delivery for _, delivery in transaction.acknowledged])
+        broker.requeue([delivery for _, delivery in transaction.requeued])
+        broker.reject([delivery for _, delivery in transaction.rejected])
+        if not is_whole:
+            raise PreconditionFailed("partial tx completion")
+        self.connection.reply_when_durable(self, "tx.commit-ok")
+
+    def tx_rollback(self) -> None:
+        """Forget what was held; its deliveries are unsettled again."""
+        transaction = self._require_transaction()
+        self._undo(transaction)
+        self._transaction = Transaction()
+        self.reply("tx.rollback-ok")
+
+    def _undo(self, transaction: Transaction) -> None:
+        for tag, delivery in transaction.settled():
+            self._unsettled[tag] = delivery
+            self._first_unsettled = min(self._first_unsettled, tag)
+
+    def _require_transaction(self) -> Transaction:
+        if self._transaction is None:
+            raise PreconditionFailed("channel is not transactional")
+        return self._transaction
+
+    # The end
+
+    def close(self) -> list[Delivery]:
+        """End all consumers and return what is unsettled, for the caller to requeue.  Twice is once."""
+        self.is_open = False
+        for subscription in self.consumers.values():
+            self.vhost.unsubscribe(subscription)
+        self.consumers.clear()
+        if self._transaction is not None:
+            self._undo(self._transaction)
+            self._transaction = None
+        return self._take_all()
+
+
+def _priority(arguments: dict[str, Any], queue: str, vhost: str) -> int:
+    priority = arguments.get("x-priority", 0)
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise PreconditionFailed(
+            f"invalid arg 'x-priority' for queue '{queue}' in vhost '{vhost}': unacceptable_type"
+        )
+    return priority

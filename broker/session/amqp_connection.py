@@ -1,0 +1,651 @@
+"""One AMQP 0-9-1 connection, without its socket: handshake, channels, errors, promises.
+
+What the handshake does is in `amqp_handshake`, what a channel takes in `amqp_operations`.  Rules kept here: nothing is parsed while a reply waits for the disk
+or publishers are blocked; after channel.close or connection.close was sent all but its answer is dropped; codes and texts are
+RabbitMQ's.  Tests: tests/unit/broker/session/test_amqp_connection.py, tests/conformance/amqp.json, tests/interop/test_pika.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, final
+
+from broker.errors import (
+    BrokerError,
+    CommandInvalid,
+    NotAllowed,
+    NotImplementedByBroker,
+    PreconditionFailed,
+    ProtocolViolation,
+    ResourceLimit,
+)
+from broker.session import amqp_handshake
+from broker.session.amqp_channel import AmqpChannel
+from broker.session.amqp_handshake import State
+from broker.session.amqp_operations import OPERATIONS
+from broker.session.heartbeat import Heartbeat
+from broker.wire.amqp import methods
+from broker.wire.amqp.frames import HEARTBEAT_FRAME, Command, FrameParser, method_frame
+from broker.wire.amqp.values import decode_properties
+
+if TYPE_CHECKING:
+    from broker.core.broker import Broker
+    from broker.core.delivery import Delivery
+    from broker.core.destination import Destination
+    from broker.core.vhost import Vhost
+    from broker.session.auth import Accounts, Identity, Operation
+    from broker.session.base import Wake
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
+PROTOCOL_HEADERS: Final = (PROTOCOL_HEADER, b"AMQP\x01\x01\x00\x09")
+"""What a peer may begin with; the second is that of 0-9 clients, which RabbitMQ takes too."""
+EXPIRATION_MS_MAX: Final = 10 * 365 * 86_400_000
+CONNECTION_FORCED: Final = 320
+_ACK: Final = b"\x00\x3c\x00\x50"
+_ACK_BYTES: Final = 13
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpLimits:
+    """Bounds of one AMQP connection.
+
+    A message over `message_bytes_max` closes its channel (406); the other bounds close the connection: login, frames and
+    channels as RabbitMQ does, the rest with RESOURCE_ERROR (506).  `held_bytes_max` bounds what is kept of the
+    peer's input while a reply waits for the disk.
+    """
+
+    message_bytes_max: int = 16 << 20
+    channels_max: int = 2047
+    frame_bytes_max: int = 131072
+    handshake_frame_bytes_max: int = 8192
+    heartbeat_seconds: int = 60
+    login_seconds: float = 10.0
+    refusal_seconds: float = 3.0
+    closing_seconds: float = 10.0
+    held_bytes_max: int = 64 << 20
+    contents_bytes_max: int = 64 << 20
+    channel_consumers_max: int = 10_000
+    transaction_bytes_max: int = 64 << 20
+    transaction_count_max: int = 65_536
+    cached_routes_max: int = 1024
+    cached_traits_max: int = 256
+    cached_header_bytes_max: int = 512
+
+
+@final
+class AmqpConnection:
+    """The session of one AMQP peer (`session.base.Session`)."""
+
+    __slots__ = (
+        "_backlog",
+        "_blocked_reason",
+        "_close_at",
+        "_heartbeat",
+        "_held_bytes",
+        "_held_commit",
+        "_held_reply",
+        "_input",
+        "_is_paused",
+        "_is_released",
+        "_is_writable",
+        "_login_by",
+        "_parser",
+        "_promises",
+        "_start",
+        "_wake",
+        "accounts",
+        "acknowledged",
+        "body_frame_bytes_max",
+        "broker",
+        "capabilities",
+        "channels",
+        "channels_max",
+        "client_properties",
+        "confirming",
+        "frame_bytes_max",
+        "identity",
+        "is_awake",
+        "is_closing",
+        "is_loopback",
+        "limits",
+        "out",
+        "peer",
+        "routes",
+        "state",
+        "traits",
+        "vhost",
+        "wants_cancel",
+    )
+
+    def __init__(
+        self,
+        broker: Broker,
+        accounts: Accounts,
+        limits: AmqpLimits,
+        wake: Wake,
+        peer: str,
+        is_loopback: bool,
+        now: float,
+    ) -> None:
+        self.broker = broker
+        self.accounts = accounts
+        self.limits = limits
+        self.peer = peer
+        self.is_closing = False
+        self.is_awake = False
+        self.state = State.AWAITING_HEADER
+        self.out: list[bytes] = []
+        self.identity: Identity | None = None
+        self.vhost: Vhost | None = None
+        self.channels: dict[int, AmqpChannel] = {}
+        self.channels_max = limits.channels_max
+        self.frame_bytes_max = limits.frame_bytes_max
+        self.body_frame_bytes_max = limits.frame_bytes_max - 8
+        self.client_properties: dict[str, Any] = {}
+        self.capabilities: dict[str, Any] = {}
+        self.wants_cancel = False
+        self.acknowledged: list[Delivery] = []
+        self.confirming: dict[AmqpChannel, None] = {}
+        self.routes: dict[bytes, tuple[Destination, bool]] = {}
+        self.traits: dict[bytes, tuple[bool, int, int | None]] = {}
+        self._wake = wake
+        self.is_loopback = is_loopback
+        self._is_writable = True
+        self._is_released = False
+        self._login_by: float | None = now + limits.login_seconds
+        self._close_at: float | None = None
+        self._heartbeat = Heartbeat(0.0, 0.0, now)
+        self._parser = FrameParser(
+            limits.handshake_frame_bytes_max,
+            limits.message_bytes_max,
+            limits.contents_bytes_max,
+            limits.channels_max,
+        )
+        self._start = b""
+        self._promises: deque[tuple[int, list[tuple[AmqpChannel, int]]]] = deque()
+        self._backlog: list[Command] = []
+        self._input: list[bytes] = []
+        self._held_bytes = 0
+        self._held_reply: bytes | None = None
+        self._held_commit: int | None = None
+        self._blocked_reason: str | None = None
+        self._is_paused = False
+
+    # In
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        if self.is_closing:
+            return
+        self._heartbeat.heard(self.broker.clock.now())
+        if self._held_reply is not None or self._is_paused:
+            self._input.append(data)
+            self._held_bytes += len(data)
+            if self._held_bytes > self.limits.held_bytes_max:
+                text = f"more than {self.limits.held_bytes_max} bytes sent while a reply is due"
+                self._violated(ResourceLimit(text))
+            return
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """Parse and do what can be done now."""
+        if self.state is State.AWAITING_HEADER:
+            self._start += data
+            if len(self._start) < 8 and PROTOCOL_HEADER.startswith(self._start[:4]):
+                return
+            data = self._start[8:]
+            self._begin(self._start[:8])
+        parser = self._parser
+        while not self.is_closing:
+            commands = parser.feed(data)
+            if not self._run(commands):
+                return
+            if parser.violation is not None:
+                self._violated(parser.violation)
+            elif not commands:
+                return
+            data = b""
+
+    def _run(self, commands: list[Command]) -> bool:
+        """Execute commands in order; False if it had to stop, with the rest in the backlog."""
+        channels = self.channels
+        for index, (number, method, header, bodies, refused_bytes) in enumerate(commands):
+            try:
+                if header is None:
+                    self._execute(number, method)
+                elif self._blocked_reason is not None and self.state is State.OPEN:
+                    self._pause(commands[index:])
+                    return False
+                else:
+                    channel = channels.get(number)
+                    if channel is None:
+                        self._refuse_unopened()
+                    elif not channel.is_open:
+                        continue
+                    elif bodies is None:
+                        raise PreconditionFailed(
+                            f"message size {refused_bytes} is larger than configured max size "
+                            f"{self.limits.message_bytes_max}"
+                        )
+                    else:
+                        channel.publish(method, header, bodies)
+            except BrokerError as error:
+                self._refuse(error, number, method)
+            if self._held_reply is not None:
+                self._backlog = commands[index + 1 :]
+                return False
+            if self.is_closing:
+                return False
+        if self.acknowledged:
+            self.settle()
+        return True
+
+    def _execute(self, number: int, payload: bytes) -> None:
+        """Do one method that has no content."""
+        code = payload[:4]
+        if code == _ACK and len(payload) == _ACK_BYTES:
+            channel = self.channels.get(number)
+            if channel is not None and channel.is_open:
+                tag = int.from_bytes(payload[4:12], "big")
+                channel.acknowledge(tag, bool(payload[12] & 1))
+                return
+        if self.acknowledged:
+            self.settle()
+        if self.state is State.CLOSING:
+            self._execute_closing(number, code)
+        elif number == 0:
+            method = methods.find_method(payload)
+            transition = amqp_handshake.TRANSITIONS.get((self.state, method.name))
+            if transition is None:
+                raise CommandInvalid(f"unexpected method in connection state {self.state.value}")
+            transition(self, *method.decode(payload))
+        elif self.state is State.OPEN:
+            self._execute_on_channel(number, payload)
+        else:
+            self._refuse_unopened()
+
+    def _execute_closing(self, number: int, code: bytes) -> None:
+        """connection.close was sent: only its answer, or the peer's own close, counts."""
+        if number == 0 and code == methods.METHODS["connection.close"].code:
+            self.send("connection.close-ok")
+            self.finish()
+        elif number == 0 and code == methods.METHODS["connection.close-ok"].code:
+            self.finish()
+
+    def _execute_on_channel(self, number: int, payload: bytes) -> None:
+        channel = self.channels.get(number)
+        if channel is not None and not channel.is_open:
+            self._execute_on_closing_channel(number, payload[:4])
+            return
+        method = methods.find_method(payload)
+        name = method.name
+        if name == "channel.open":
+            self._open_channel(number)
+        elif channel is None:
+            # Both sides closed at once: the peer's answer finds the channel forgotten.
+            if name != "channel.close-ok":
+                self._refuse_unopened()
+        elif name == "channel.close":
+            self._close_channel(channel)
+            del self.channels[number]
+            channel.reply("channel.close-ok")
+        else:
+            operation = OPERATIONS.get(name)
+            if operation is None:
+                raise CommandInvalid("unimplemented method")
+            operation(channel, *method.decode(payload))
+
+    def _execute_on_closing_channel(self, number: int, code: bytes) -> None:
+        """channel.close was sent: only its answer, or the peer's own close, counts."""
+        if code == methods.METHODS["channel.close"].code:
+            channel = self.channels.pop(number)
+            channel.reply("channel.close-ok")
+        elif code == methods.METHODS["channel.close-ok"].code:
+            del self.channels[number]
+
+    def _open_channel(self, number: int) -> None:
+        if number in self.channels:
+            raise ProtocolViolation("second 'channel.open' seen", 504, "CHANNEL_ERROR")
+        if number > self.channels_max:
+            raise NotAllowed(
+                f"number of channels opened ({len(self.channels)}) has reached the negotiated "
+                f"channel_max ({self.channels_max})"
+            )
+        channel = AmqpChannel(self, number, is_writable=self._is_writable)
+        self.channels[number] = channel
+        channel.reply("channel.open-ok", b"")
+
+    def _refuse_unopened(self) -> None:
+        """Something came on a channel that isn't open."""
+        if self.state is State.OPEN:
+            raise ProtocolViolation("expected 'channel.open'", 504, "CHANNEL_ERROR")
+        if self.state is not State.CLOSING:
+            text = f"unexpected frame in connection state {self.state.value}"
+            raise ProtocolViolation(text, 505, "UNEXPECTED_FRAME")
+
+    def settle(self) -> None:
+        """Tell the core what was acknowledged since the last time."""
+        deliveries = self.acknowledged
+        self.acknowledged = []
+        self.broker.acknowledge(deliveries)
+
+    # Out
+
+    def send(self, name: str, *values: Any) -> None:
+        """Send a method on channel 0."""
+        self.out.append(method_frame(0, methods.encode(name, *values)))
+
+    def output(self) -> list[bytes]:
+        """Hand over what is to be written."""
+        out = self.out
+        if out:
+            self.out = []
+            self._heartbeat.sent(self.broker.clock.now())
+        return out
+
+    def rouse(self) -> None:
+        """Have this turn's end come to this session."""
+        if not self.is_awake:
+            self.is_awake = True
+            self._wake(self)
+
+    def set_writable(self, is_writable: bool) -> None:
+        """Stop or resume deliveries."""
+        self._is_writable = is_writable
+        for channel in self.channels.values():
+            channel.is_writable = is_writable
+            if is_writable and channel.is_open:
+                self.broker.resume(channel)
+
+    # What channels ask
+
+    def check(self, operation: Operation, kind: Literal["queue", "exchange"], name: str) -> None:
+        """Raise AccessRefused unless the user has the right."""
+        assert self.identity is not None, "channels exist after login"
+        assert self.vhost is not None, "channels exist after connection.open"
+        self.identity.check(self.vhost.name, operation, kind, name)
+
+    def find_route(self, method: bytes) -> tuple[Destination, bool]:
+        """Destination and mandatory flag of a publish, checked and kept; raises NotFound, AccessRefused."""
+        assert self.vhost is not None, "channels exist after connection.open"
+        _, exchange, routing_key, is_mandatory, is_immediate = methods.METHODS[
+            "basic.publish"
+        ].decode(method)
+        if is_immediate:
+            raise NotImplementedByBroker("immediate=true")
+        self.check("write", "exchange", exchange)
+        route = (self.vhost.destination(exchange, routing_key), is_mandatory)
+        if len(self.routes) >= self.limits.cached_routes_max:
+            self.routes.clear()
+        self.routes[method] = route
+        return route
+
+    def find_traits(self, header: bytes) -> tuple[bool, int, int | None]:
+        """Whether persistent, priority and expiration (ms) of properties, checked and kept; raises PreconditionFailed."""
+        assert self.identity is not None, "channels exist after login"
+        properties = decode_properties(header)
+        user = properties.user_id
+        if user is not None and user != self.identity.name:
+            raise PreconditionFailed(
+                f"user_id property set to '{user}' but authenticated user was "
+                f"'{self.identity.name}'"
+            )
+        traits = (
+            properties.delivery_mode == 2,
+            properties.priority or 0,
+            None if properties.expiration is None else _read_expiration(properties.expiration),
+        )
+        if len(header) <= self.limits.cached_header_bytes_max:
+            if len(self.traits) >= self.limits.cached_traits_max:
+                self.traits.clear()
+            self.traits[header] = traits
+        return traits
+
+    def reply_when_durable(self, channel: AmqpChannel, name: str, *values: Any) -> None:
+        """Send a reply, but not before what this turn changed is on disk."""
+        if not self.broker.has_changes:
+            channel.reply(name, *values)
+            return
+        self._held_reply = method_frame(channel.number, methods.encode(name, *values))
+        self._held_commit = None
+
+    # The turn
+
+    def end_turn(self, commit: int) -> None:
+        """Note which commit the promises of this turn wait for."""
+        self.is_awake = False
+        if self.confirming:
+            promised = [(channel, channel.promised_seq) for channel in self.confirming]
+            self._promises.append((commit, promised))
+            self.confirming.clear()
+        if self._held_reply is not None and self._held_commit is None:
+            self._held_commit = commit
+
+    def on_durable(self, commit: int) -> None:
+        """Release what waited for commits up to this one."""
+        promises = self._promises
+        if promises:
+            seqs: dict[AmqpChannel, int] = {}
+            while promises and promises[0][0] <= commit:
+                seqs.update(promises.popleft()[1])
+            for channel, seq in seqs.items():
+                channel.confirm(seq)
+        held = self._held_reply
+        if held is not None and self._held_commit is not None and self._held_commit <= commit:
+            self.out.append(held)
+            self._held_reply = None
+            self._resume()
+
+    def _resume(self) -> None:
+        """Go on with the input that had to wait."""
+        self.rouse()
+        commands, self._backlog = self._backlog, []
+        if not self._run(commands):
+            return
+        if self._parser.violation is not None:
+            self._violated(self._parser.violation)
+            return
+        data = b"".join(self._input)
+        self._input.clear()
+        self._held_bytes = 0
+        self._take(data)
+
+    def set_blocked(self, reason: str | None) -> None:
+        """Publishers must wait (reason: `low on memory`, `low on disk`), or with None need not any more."""
+        self._blocked_reason = reason
+        if reason is None and self._is_paused:
+            self._is_paused = False
+            self._heartbeat.heard(self.broker.clock.now())
+            if self.capabilities.get("connection.blocked") is True:
+                self.send("connection.unblocked")
+            self._resume()
+
+    def _pause(self, commands: list[Command]) -> None:
+        """A publish came while publishers must wait."""
+        self._backlog = commands
+        self._is_paused = True
+        if self.acknowledged:
+            self.settle()
+        if self.capabilities.get("connection.blocked") is True:
+            self.send("connection.blocked", self._blocked_reason)
+
+    # Time
+
+    def tune(self, channels_max: int, frame_bytes_max: int, heartbeat_seconds: int) -> None:
+        """Take what was negotiated; a heart-beat of 0 is none."""
+        self.channels_max = channels_max
+        self.frame_bytes_max = frame_bytes_max
+        self.body_frame_bytes_max = frame_bytes_max - 8
+        self._parser.frame_bytes_max = frame_bytes_max
+        self._heartbeat = Heartbeat(
+            heartbeat_seconds / 2, heartbeat_seconds * 2, self.broker.clock.now()
+        )
+
+    def opened(self) -> None:
+        """The handshake is over."""
+        self.state = State.OPEN
+        self._login_by = None
+        self._parser.is_stepping = False
+
+    def tick(self, now: float) -> None:
+        """Send a heart-beat when one is due; give up on a late login, a silent peer or a missing close-ok."""
+        if self._close_at is not None and now >= self._close_at:
+            self.finish()
+        elif self._login_by is not None and now >= self._login_by:
+            log.warning("AMQP connection from %s did not log in in time", self.peer)
+            self.finish()
+        elif self._heartbeat.is_dead(now) and not self._is_paused:
+            log.warning("AMQP connection from %s missed its heartbeats", self.peer)
+            self.finish()
+        elif self._heartbeat.is_due(now) and self.state is State.OPEN:
+            self.out.append(HEARTBEAT_FRAME)
+            self.rouse()
+
+    def next_deadline(self) -> float | None:
+        """The next time that `tick` has something to do."""
+        deadlines = [
+            at
+            for at in (self._close_at, self._login_by, self._heartbeat.next_deadline())
+            if at is not None
+        ]
+        return min(deadlines) if deadlines and not self.is_closing else None
+
+    # Errors and the end
+
+    def _refuse(self, error: BrokerError, number: int, method: bytes) -> None:
+        """Close the channel, or the connection, with the error's code."""
+        channel = self.channels.get(number)
+        if error.is_hard or channel is None or self.state is not State.OPEN:
+            self._refuse_connection(error, method)
+            return
+        log.info("AMQP channel %d of %s closed: %s - %s", number, self.peer, error.name, error)
+        self._close_channel(channel)
+        channel.reply("channel.close", error.amqp_code, _reply_text(error), *_ids(method))
+
+    def _refuse_connection(self, error: BrokerError, method: bytes) -> None:
+        log.warning("AMQP connection from %s closed: %s - %s", self.peer, error.name, error)
+        self.refuse_with(error.amqp_code, _reply_text(error), *_ids(method))
+
+    def refuse_with(self, code: int, text: str, class_id: int = 0, method_id: int = 0) -> None:
+        """Send connection.close and wait for its answer, not for ever."""
+        self._release()
+        self.state = State.CLOSING
+        self._login_by = None
+        self._close_at = self.broker.clock.now() + self.limits.closing_seconds
+        self._held_reply = None
+        self._is_paused = False
+        self.send("connection.close", code, text, class_id, method_id)
+
+    def refuse_later(self) -> None:
+        """Close without a word after a pause, as clients without `authentication_failure_close` expect."""
+        self.state = State.CLOSING
+        self._login_by = None
+        self._close_at = self.broker.clock.now() + self.limits.refusal_seconds
+
+    def _violated(self, violation: BrokerError) -> None:
+        if self.state is not State.CLOSING:
+            self._refuse_connection(violation, b"")
+        # Where the next frame begins is not known any more, so no close-ok can be waited for.
+        self.finish()
+
+    def _begin(self, header: bytes) -> None:
+        """Answer the protocol header."""
+        self._start = b""
+        if header not in PROTOCOL_HEADERS:
+            self.out.append(PROTOCOL_HEADER)
+            self.finish()
+            return
+        self.state = State.STARTING
+        amqp_handshake.start(self)
+
+    def _close_channel(self, channel: AmqpChannel) -> None:
+        if self.acknowledged:
+            self.settle()
+        self.confirming.pop(channel, None)
+        self.broker.requeue(channel.close())
+
+    def _release(self) -> None:
+        """Give back all that the connection holds in the core.  Twice is once."""
+        if self._is_released:
+            return
+        self._is_released = True
+        if self.acknowledged:
+            self.settle()
+        deliveries: list[Delivery] = []
+        for channel in self.channels.values():
+            deliveries += channel.close()
+        self.channels.clear()
+        self.confirming.clear()
+        self._promises.clear()
+        self.broker.requeue(deliveries)
+        self.broker.forget_owner(self)
+
+    def close(self) -> None:
+        """The peer closes: give everything back, then answer."""
+        self._release()
+        self.send("connection.close-ok")
+        self.finish()
+
+    def finish(self) -> None:
+        """Nothing more is taken; the socket closes when the output is written."""
+        self._release()
+        self.state = State.CLOSED
+        self._login_by = self._close_at = None
+        self.is_closing = True
+        self._backlog = []
+        self._input.clear()
+        self.rouse()
+
+    def connection_lost(self, reason: str) -> None:
+        """The socket is gone."""
+        if self.state not in (State.CLOSED, State.CLOSING):
+            log.info("AMQP connection from %s lost: %s", self.peer, reason)
+        self.finish()
+        self.out = []
+
+    def shutdown(self, text: str) -> None:
+        """The broker stops."""
+        if self.state in (State.AWAITING_HEADER, State.CLOSED):
+            self.finish()
+            return
+        self.refuse_with(CONNECTION_FORCED, f"CONNECTION_FORCED - {text}")
+        self.finish()
+
+
+def _reply_text(error: BrokerError) -> str:
+    """`NAME - text`, cut to what a short string holds (as RabbitMQ cuts it)."""
+    text = f"{error.name} - {error.text}"
+    if len(text.encode(errors="replace")) <= 255:
+        return text
+    return text.encode(errors="replace")[:252].decode(errors="ignore") + "..."
+
+
+def _ids(method: bytes) -> tuple[int, int]:
+    """Class and method id of a method payload; zeros if there is none."""
+    return int.from_bytes(method[:2], "big"), int.from_bytes(method[2:4], "big")
+
+
+def _read_expiration(text: str) -> int:
+    """Milliseconds of an `expiration` property; raises PreconditionFailed with RabbitMQ's text."""
+    sign = text[:1] if text[:1] in ("-", "+") else ""
+    digits = ""
+    for character in text[len(sign) :]:
+        if character not in "0123456789":
+            break
+        digits += character
+    rest = text[len(sign) + len(digits) :]
+    if not digits:
+        reason = "no_integer"
+    elif rest:
+        reason = f'{{leftover_string,"{rest}"}}'
+    elif sign == "-" and int(digits):
+        reason = f"{{value_negative,-{int(digits)}}}"
+    elif int(digits) > EXPIRATION_MS_MAX:
+        reason = f"{{value_too_big,{int(digits)}}}"
+    else:
+        return int(digits)
+    raise PreconditionFailed(f"invalid expiration '{text}': {reason}")

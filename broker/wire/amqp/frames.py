@@ -1,0 +1,346 @@
+"""AMQP 0-9-1 frames: cutting a byte stream into commands, and putting content into frames.
+
+A command is a method with, for basic.publish, its content.  Publishes that differ only in their bodies come as one run,
+found by comparing bytes instead of parsing them.  Bytes held are bounded: one frame, and all unfinished contents together.
+Knows neither sessions nor what a method means, but that basic.publish has content.
+Tests: tests/unit/broker/wire/amqp/test_frames.py, tests/property/test_amqp_frames.py.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final, final
+
+from broker.errors import BrokerError, ProtocolViolation, ResourceLimit
+from broker.wire.amqp.values import syntax_error
+
+METHOD: Final = 1
+HEADER: Final = 2
+BODY: Final = 3
+HEARTBEAT: Final = 8
+END: Final = b"\xce"
+FRAME_OVERHEAD_BYTES: Final = 8
+"""Type, channel, size and end octet."""
+FRAME_SLACK_BYTES: Final = 8
+"""How far a frame may be over the negotiated size: some clients count without the overhead (as RabbitMQ tolerates)."""
+HEARTBEAT_FRAME: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+PUBLISH: Final = b"\x00\x3c\x00\x28"
+"""The code of basic.publish."""
+
+_FRAME: Final = Struct(">BHI")
+_CONTENT: Final = Struct(">HHQ")
+_BASIC: Final = 60
+
+Command = tuple[int, bytes, bytes | None, list[bytes] | None, int]
+"""Channel, method payload; for content the property flags and list, and the bodies of the run; the size of a body that was
+too large (then the bodies are None), else 0."""
+
+
+@final
+class Content:
+    """A content that has begun; `header` is None until its header frame came.
+
+    `is_refused`: too large, so the rest of it is passed over.
+    """
+
+    __slots__ = ("got_bytes", "header", "is_refused", "method", "parts", "size_bytes")
+
+    def __init__(self, method: bytes) -> None:
+        self.method = method
+        self.header: bytes | None = None
+        self.size_bytes = 0
+        self.got_bytes = 0
+        self.parts: list[bytes] = []
+        self.is_refused = False
+
+
+def _erlang(data: bytes) -> str:
+    """Bytes as RabbitMQ prints them in its texts."""
+    if data and all(32 <= byte < 127 and byte not in b'"\\' for byte in data):
+        return f'<<"{data.decode()}">>'
+    return "<<" + ",".join(map(str, data)) + ">>"
+
+
+def _octets(kind: int, payload: bytes) -> str:
+    which = "all" if len(payload) <= 16 else "first 16"
+    return f"type {kind}, {which} octets = {_erlang(payload[:16])}"
+
+
+def _unexpected(text: str) -> ProtocolViolation:
+    return ProtocolViolation(text, 505, "UNEXPECTED_FRAME")
+
+
+@final
+class FrameParser:
+    """Cuts what one peer sends into commands.
+
+    `is_stepping`: `feed` returns after one command, because it may change the limits (until connection.open).  After a
+    violation, which stays in `violation`, nothing more is parsed.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_contents",
+        "_contents_bytes",
+        "_held_bytes",
+        "_last_header",
+        "_last_method",
+        "_middle",
+        "_need_bytes",
+        "_prefix",
+        "contents_bytes_max",
+        "contents_count_max",
+        "frame_bytes_max",
+        "is_stepping",
+        "message_bytes_max",
+        "violation",
+    )
+
+    def __init__(
+        self,
+        frame_bytes_max: int,
+        message_bytes_max: int,
+        contents_bytes_max: int,
+        contents_count_max: int,
+    ) -> None:
+        self.frame_bytes_max = frame_bytes_max
+        self.message_bytes_max = message_bytes_max
+        self.contents_bytes_max = contents_bytes_max
+        self.contents_count_max = contents_count_max
+        self.is_stepping = True
+        self.violation: BrokerError | None = None
+        self._chunks: list[bytes] = []
+        self._held_bytes = 0
+        self._need_bytes = 0
+        self._contents: dict[int, Content] = {}
+        self._contents_bytes = 0
+        self._last_method = b""
+        self._last_header = b""
+        self._prefix = b""
+        self._middle = b""
+
+    def feed(self, data: bytes) -> list[Command]:
+        """Take bytes and return the commands that they complete; never raises."""
+        commands: list[Command] = []
+        if self.violation is not None:
+            return commands
+        if self._chunks:
+            # Not joined before the frame can be whole: else a peer that sends single bytes costs a copy of the frame each.
+            self._chunks.append(data)
+            self._held_bytes += len(data)
+            if self._held_bytes < self._need_bytes:
+                return commands
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        try:
+            used = self._scan(data, commands)
+        except BrokerError as violation:
+            self.violation = violation
+            self._contents.clear()
+            return commands
+        if used < len(data):
+            self._chunks.append(data[used:] if used else data)
+            self._held_bytes = len(data) - used
+        return commands
+
+    def _scan(self, data: bytes, commands: list[Command]) -> int:
+        """Append the commands in `data`, and return how many bytes are done with."""
+        at: int = 0
+        end = len(data)
+        payload_bytes_max = self.frame_bytes_max - FRAME_OVERHEAD_BYTES + FRAME_SLACK_BYTES
+        body_bytes_max = min(payload_bytes_max, self.message_bytes_max)
+        startswith = data.startswith
+        from_bytes = int.from_bytes
+        contents = self._contents
+        run: list[bytes] | None = None
+        prefix = b"" if contents or self.is_stepping else self._prefix
+        middle = self._middle
+        while True:
+            if prefix and startswith(prefix, at):
+                # A publish like the last one up to its size: prefix, low half of the size, middle, the size again, body.
+                sized = at + len(prefix)
+                sized_again = sized + 4 + len(middle)
+                size = data[sized : sized + 4]
+                if startswith(middle, sized + 4) and data[sized_again : sized_again + 4] == size:
+                    start = sized_again + 4
+                    stop = start + from_bytes(size, "big")
+                    if (
+                        start < stop <= start + body_bytes_max
+                        and stop < end
+                        and (data[stop] == 0xCE)
+                    ):
+                        if run is None:
+                            run = []
+                            channel = (prefix[1] << 8) | prefix[2]
+                            commands.append((channel, self._last_method, self._last_header, run, 0))
+                        run.append(data[start:stop])
+                        at = stop + 1
+                        continue
+            if end - at < 7:
+                self._need_bytes = 7
+                return at
+            kind, channel, size_bytes = _FRAME.unpack_from(data, at)
+            if size_bytes > payload_bytes_max:
+                limit = self.frame_bytes_max - FRAME_OVERHEAD_BYTES
+                raise ProtocolViolation(
+                    f"{_octets(kind, b'')}: {{frame_too_large,{size_bytes},{limit}}}"
+                )
+            stop = at + 7 + size_bytes
+            if stop >= end:
+                self._need_bytes = size_bytes + FRAME_OVERHEAD_BYTES
+                return at
+            payload = data[at + 7 : stop]
+            if data[stop] != 0xCE:
+                raise ProtocolViolation(
+                    f"{_octets(kind, payload)}: {{invalid_frame_end_marker,{data[stop]}}}"
+                )
+            at = stop + 1
+            run = None
+            if kind == METHOD and payload[:4] != PUBLISH and channel not in contents:
+                commands.append((channel, payload, None, None, 0))
+            else:
+                self._take(kind, channel, payload, commands)
+                prefix = b"" if contents or self.is_stepping else self._prefix
+                middle = self._middle
+            if self.is_stepping and commands:
+                self._need_bytes = 0
+                return at
+
+    def _take(self, kind: int, channel: int, payload: bytes, commands: list[Command]) -> None:
+        """Take a frame that belongs to a content, or should."""
+        if kind == HEARTBEAT or (channel == 0 and kind in (HEADER, BODY)):
+            if channel or kind != HEARTBEAT:
+                raise _unexpected(_octets(kind, payload))
+            return
+        content = self._contents.get(channel)
+        if kind == METHOD:
+            self._take_method(channel, payload, content, commands)
+        elif kind == HEADER:
+            if content is None:
+                raise _unexpected("expected method frame, got non method frame instead")
+            if content.header is not None:
+                raise _unexpected("expected content body, got non content body frame instead")
+            self._take_header(channel, payload, content, commands)
+        elif kind == BODY:
+            if content is None:
+                raise _unexpected("expected method frame, got non method frame instead")
+            if content.header is None:
+                raise _unexpected(
+                    f"expected content header for class {_BASIC}, got non content header frame instead"
+                )
+            self._take_body(channel, payload, content, commands)
+        else:
+            raise ProtocolViolation(f"{_octets(kind, payload)}: unknown_frame")
+
+    def _take_method(
+        self, channel: int, payload: bytes, content: Content | None, commands: list[Command]
+    ) -> None:
+        if content is not None:
+            if content.header is None:
+                raise _unexpected(
+                    f"expected content header for class {_BASIC}, got non content header frame instead"
+                )
+            raise _unexpected("expected content body, got non content body frame instead")
+        if channel == 0:
+            commands.append((0, payload, None, None, 0))
+            return
+        if len(self._contents) >= self.contents_count_max:
+            raise ResourceLimit(f"more than {self.contents_count_max} contents begun at a time")
+        # The same object again for the same bytes, so that what is cached by them finds its hash made.
+        self._contents[channel] = Content(
+            self._last_method if payload == self._last_method else payload
+        )
+
+    def _take_header(
+        self, channel: int, payload: bytes, content: Content, commands: list[Command]
+    ) -> None:
+        if len(payload) < 14:
+            raise syntax_error("content header is cut off")
+        class_id, _weight, size_bytes = _CONTENT.unpack_from(payload)
+        if class_id != _BASIC:
+            raise _unexpected(
+                f"expected content header for class {_BASIC}, got one for class {class_id} instead"
+            )
+        header = payload[12:]
+        content.header = header
+        content.size_bytes = size_bytes
+        if content.method == self._last_method and header == self._last_header:
+            content.header = self._last_header
+            if self._prefix[1:3] != channel.to_bytes(2, "big") and size_bytes >> 32 == 0:
+                self._learn(channel, content.method, payload)
+        else:
+            self._last_method = content.method
+            self._last_header = header
+            self._prefix = b""
+        if size_bytes == 0:
+            del self._contents[channel]
+            commands.append((channel, content.method, content.header, [b""], 0))
+        elif size_bytes > self.message_bytes_max:
+            content.is_refused = True
+            commands.append((channel, content.method, content.header, None, size_bytes))
+
+    def _learn(self, channel: int, method: bytes, payload: bytes) -> None:
+        """Note the bytes of a publish that came twice, around its size and its body."""
+        number = channel.to_bytes(2, "big")
+        self._prefix = b"".join(
+            (
+                _FRAME.pack(METHOD, channel, len(method)),
+                method,
+                END,
+                _FRAME.pack(HEADER, channel, len(payload)),
+                payload[:8],
+            )
+        )
+        self._middle = payload[12:] + END + b"\x03" + number
+
+    def _take_body(
+        self, channel: int, payload: bytes, content: Content, commands: list[Command]
+    ) -> None:
+        size_bytes = len(payload)
+        got_bytes = content.got_bytes + size_bytes
+        if got_bytes > content.size_bytes:
+            raise ProtocolViolation(
+                f"content body is longer than the {content.size_bytes} bytes of its header"
+            )
+        content.got_bytes = got_bytes
+        if got_bytes == content.size_bytes:
+            del self._contents[channel]
+            if content.is_refused:
+                return
+            if content.parts:
+                self._contents_bytes -= got_bytes - size_bytes
+                content.parts.append(payload)
+                payload = b"".join(content.parts)
+            commands.append((channel, content.method, content.header, [payload], 0))
+        elif not content.is_refused:
+            self._contents_bytes += size_bytes
+            if self._contents_bytes > self.contents_bytes_max:
+                raise ResourceLimit(
+                    f"unfinished contents hold more than {self.contents_bytes_max} bytes"
+                )
+            content.parts.append(payload)
+
+
+def method_frame(channel: int, payload: bytes) -> bytes:
+    """One method frame."""
+    return _FRAME.pack(METHOD, channel, len(payload)) + payload + END
+
+
+def content_frames(
+    channel: int, method: bytes, header: bytes, body: bytes, frame_bytes_max: int
+) -> bytes:
+    """A method with its content: `header` is the property flags and list; the body is cut into frames."""
+    parts = [
+        _FRAME.pack(METHOD, channel, len(method)),
+        method,
+        END,
+        _FRAME.pack(HEADER, channel, len(header) + 12),
+        _CONTENT.pack(_BASIC, 0, len(body)),
+        header,
+        END,
+    ]
+    step = frame_bytes_max - FRAME_OVERHEAD_BYTES
+    for start in range(0, len(body), step):
+        piece = body[start : start + step]
+        parts += (_FRAME.pack(BODY, channel, len(piece)), piece, END)
+    return b"".join(parts)
