@@ -52,7 +52,8 @@ def run(config: Config) -> int:
     except (StartFailed, StoreError) as error:
         sys.stderr.write(f"gridmsg broker: {error}\n")
         return 1
-    reactor.run()  # type: ignore[attr-defined]
+    # Twisted would put its own handlers over ours, and stop without a farewell.
+    reactor.run(installSignalHandlers=False)  # type: ignore[attr-defined]
     return server.exit_status
 
 
