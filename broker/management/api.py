@@ -1,0 +1,397 @@
+"""The management listener: API at /api, health at /health, figures at /metrics, a status page at /.
+
+Calls run in the reactor thread like sessions; a change is answered once the turn that holds it is on stable storage.
+Every body, answer and login is bounded.  Errors are `{"error": …, "reason": …}` with RabbitMQ's statuses.
+Tests: tests/unit/broker/management/test_api.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from types import MappingProxyType
+from typing import Any, Final, Protocol, final
+from urllib.parse import unquote, urlsplit
+
+from twisted.web import http
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from broker.core.broker import Broker
+from broker.errors import AccessRefused, BrokerError, NotFound, ProtocolViolation
+from broker.management import letters, metrics, operations
+from broker.management.call import BadCall, Call
+from broker.management.page import PAGE
+from broker.session.auth import Accounts, Identity
+from broker.session.base import Session
+
+log = logging.getLogger(__name__)
+
+BODY_BYTES_MAX: Final = 12 << 20
+ANSWER_BYTES_MAX: Final = 64 << 20
+IDLE_SECONDS: Final = 60
+LOGINS_MAX: Final = 100
+LOGIN_SECONDS: Final = 60.0
+"""How long a right password is remembered (as a keyed hash): Argon2 on each call would hold the broker up."""
+
+Route = tuple[str, tuple[str, ...], Callable[[Call], Any]]
+
+ROUTES: Final[tuple[Route, ...]] = (
+    ("GET", ("overview",), operations.overview),
+    ("GET", ("whoami",), operations.whoami),
+    ("GET", ("vhosts",), operations.vhosts),
+    ("GET", ("connections",), operations.connections),
+    ("GET", ("definitions",), operations.definitions),
+    ("GET", ("queues",), operations.queues),
+    ("GET", ("queues", "*"), operations.queues),
+    ("GET", ("queues", "*", "*"), operations.queue),
+    ("PUT", ("queues", "*", "*"), operations.declare_queue),
+    ("DELETE", ("queues", "*", "*"), operations.delete_queue),
+    ("DELETE", ("queues", "*", "*", "contents"), operations.purge_queue),
+    ("POST", ("queues", "*", "*", "get"), operations.get_messages),
+    ("POST", ("queues", "*", "*", "move"), operations.move_messages),
+    ("GET", ("queues", "*", "*", "bindings"), operations.queue_bindings),
+    ("GET", ("exchanges",), operations.exchanges),
+    ("GET", ("exchanges", "*"), operations.exchanges),
+    ("GET", ("exchanges", "*", "*"), operations.exchange),
+    ("PUT", ("exchanges", "*", "*"), operations.declare_exchange),
+    ("DELETE", ("exchanges", "*", "*"), operations.delete_exchange),
+    ("POST", ("exchanges", "*", "*", "publish"), operations.publish),
+    ("GET", ("bindings",), operations.bindings),
+    ("GET", ("bindings", "*"), operations.bindings),
+    ("POST", ("bindings", "*", "e", "*", "*", "*"), operations.bind),
+    ("DELETE", ("bindings", "*", "e", "*", "*", "*", "*"), operations.unbind),
+    ("GET", ("deadletters", "*", "*"), letters.list_letters),
+    ("POST", ("deadletters", "*", "*", "redrive"), letters.redrive),
+    ("POST", ("deadletters", "*", "*", "purge"), letters.purge),
+)
+"""Method, path under /api (`*` is a part handed to the function), function."""
+
+
+class Turn(Protocol):
+    """The part of `net.turn` that the API needs."""
+
+    def wake(self, session: Session) -> None:
+        """See to a session at the end of this turn."""
+        ...
+
+
+def site(
+    broker: Broker,
+    accounts: Accounts,
+    describe: Callable[[], dict[str, Any]],
+    turn: Turn | None = None,
+) -> Site:
+    """The HTTP server of a broker.
+
+    `describe` tells role, epoch, listeners, connections and store.  With a `turn`, changes are
+    answered when they are durable; without one (in tests) at once.
+    """
+    made = Site(Api(broker, accounts, describe, turn), timeout=IDLE_SECONDS)
+    made.requestFactory = BoundedRequest
+    made.displayTracebacks = False
+    made.noisy = False
+    return made
+
+
+class BoundedRequest(Request):
+    """A request whose body is refused beyond BODY_BYTES_MAX while it arrives."""
+
+    _taken_bytes = 0
+
+    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        self._taken_bytes += len(data)
+        if self._taken_bytes <= BODY_BYTES_MAX:
+            super().handleContentChunk(data)  # type: ignore[no-untyped-call]
+        elif self._taken_bytes - len(data) <= BODY_BYTES_MAX and self.channel is not None:
+            transport: Any = self.channel.transport
+            transport.write(
+                b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            )
+            transport.loseConnection()
+
+
+@final
+class Promise:
+    """A session that only waits until what was done in this turn is on stable storage."""
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done: Callable[[], None] | None = done
+        self._commit: int | None = None
+        self.is_closing = False
+
+    def end_turn(self, commit: int) -> None:
+        if self._commit is None:
+            self._commit = commit
+
+    def on_durable(self, commit: int) -> None:
+        done = self._done
+        if done is not None and self._commit is not None and commit >= self._commit:
+            self._done = None
+            done()
+
+    def receive_data(self, data: bytes) -> None:
+        """Nothing is received."""
+
+    def output(self) -> list[bytes]:
+        return []
+
+    def set_writable(self, is_writable: bool) -> None:
+        """There is no socket."""
+
+    def tick(self, now: float) -> None:
+        """Nothing is due."""
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def connection_lost(self, reason: str) -> None:
+        """There is no connection."""
+
+    def shutdown(self, text: str) -> None:
+        """Nothing is open."""
+
+
+@final
+class Api(Resource):
+    """Everything the listener serves."""
+
+    isLeaf = True  # noqa: N815 - Twisted's name
+
+    def __init__(
+        self,
+        broker: Broker,
+        accounts: Accounts,
+        describe: Callable[[], dict[str, Any]],
+        turn: Turn | None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._broker = broker
+        self._accounts = accounts
+        self._describe = describe
+        self._turn = turn
+        self._logins: dict[bytes, tuple[Identity, float]] = {}
+        self._login_key = secrets.token_bytes(32)
+        try:
+            self._version = installed_version("gridmsg")
+        except PackageNotFoundError:
+            self._version = "unknown"
+
+    def render(self, request: Request) -> Any:
+        """Answer a request; Twisted calls it."""
+        request.setHeader(b"Server", b"gridmsg")
+        request.setHeader(b"Cache-Control", b"no-store")
+        request.setHeader(b"X-Content-Type-Options", b"nosniff")
+        path = request.path.split(b"?")[0].decode("latin-1")
+        try:
+            return self._serve(request, path)
+        except Exception:
+            log.exception("management: %s %s failed", request.method, path)
+            return _answer(request, 500, _error("internal_error", "see the broker's log"))
+
+    def _serve(self, request: Request, path: str) -> Any:
+        is_read = request.method in (b"GET", b"HEAD")
+        if is_read and path.startswith("/health/"):
+            return self._health(request, path)
+        if is_read and path == "/":
+            request.setHeader(b"Content-Security-Policy", b"default-src 'self' 'unsafe-inline'")
+            return _write(request, 200, b"text/html; charset=utf-8", PAGE)
+        if is_read and path == "/metrics":
+            if not _is_loopback(request):
+                self._identify(request)
+            text = metrics.render(self._broker, self._describe())
+            return _write(request, 200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
+        if path.startswith("/api/"):
+            return self._api(request, path)
+        return _answer(
+            request, 404, _error("not_found", "the API is at /api/, see docs/operating.md")
+        )
+
+    def _health(self, request: Request, path: str) -> Any:
+        role = self._describe().get("role", "starting")
+        if path == "/health/live":
+            return _answer(request, 200, {"status": "ok", "role": role})
+        if path == "/health/ready":
+            is_ready = role == "active"
+            return _answer(
+                request,
+                200 if is_ready else 503,
+                {"status": "ok" if is_ready else "failed", "role": role},
+            )
+        return _answer(request, 404, _error("not_found", "/health/live or /health/ready"))
+
+    def _api(self, request: Request, path: str) -> Any:
+        try:
+            identity = self._identify(request)
+        except AccessRefused as error:
+            request.setHeader(b"WWW-Authenticate", b'Basic realm="gridmsg"')
+            return _answer(request, 401, _error("not_authorized", error.text))
+        parts = tuple(unquote(part) for part in path.removeprefix("/api/").rstrip("/").split("/"))
+        if request.method in (b"GET", b"HEAD") and parts[0] in ("healthchecks", "health"):
+            role = self._describe().get("role")
+            status = 200 if role == "active" else 503
+            return _answer(request, status, {"status": "ok" if status == 200 else "failed"})
+        method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
+        found, allowed = _find(method, parts)
+        if found is None:
+            if allowed:
+                request.setHeader(b"Allow", ", ".join(sorted(allowed)).encode())
+                return _answer(request, 405, _error("method_not_allowed", f"{method} {path}"))
+            return _answer(request, 404, _error("not_found", f"{path}: no such part of the API"))
+        function, variable = found
+        if method != "GET" and not _is_same_origin(request):
+            return _answer(request, 403, _error("not_authorized", "a page of another origin asked"))
+        return self._do(request, identity, method, function, variable)
+
+    def _do(
+        self,
+        request: Request,
+        identity: Identity,
+        method: str,
+        function: Callable[[Call], Any],
+        variable: tuple[str, ...],
+    ) -> Any:
+        try:
+            result = function(
+                Call(
+                    self._broker,
+                    identity,
+                    variable,
+                    _query(request),
+                    _body(request),
+                    self._describe,
+                    self._version,
+                )
+            )
+        except BrokerError as error:
+            return self._settle(request, _status(error), _error(error.name.lower(), error.text))
+        if method == "GET":
+            return _answer(request, 200, result)
+        return self._settle(request, 200 if result is not None else 204, result)
+
+    def _settle(self, request: Request, status: int, result: Any) -> Any:
+        """Answer when everything done so far is durable."""
+        if self._turn is None or not (self._broker.has_changes or self._broker.touched):
+            return _answer(request, status, result)
+        gone: list[bool] = []
+        request.notifyFinish().addErrback(lambda _: gone.append(True))
+
+        def answer() -> None:
+            if gone:
+                return
+            text = _answer(request, status, result)
+            if request.method != b"HEAD":
+                request.write(text)
+            request.finish()
+
+        self._turn.wake(Promise(answer))
+        return NOT_DONE_YET
+
+    # -- logins ------------------------------------------------------------------------------------
+
+    def _identify(self, request: Request) -> Identity:
+        name, password = request.getUser(), request.getPassword()
+        if not name:
+            raise AccessRefused("a login is needed (HTTP basic authentication)")
+        is_loopback = _is_loopback(request)
+        seen = hmac.digest(
+            self._login_key,
+            b"%d\0%s\0%s" % (is_loopback, hashlib.sha256(name).digest(), password),
+            "sha256",
+        )
+        now = self._broker.clock.now()
+        known = self._logins.get(seen)
+        if known is not None and known[1] > now:
+            return known[0]
+        identity = self._accounts.login(
+            name.decode("utf-8", "replace"), password.decode("utf-8", "replace"), is_loopback
+        )
+        if len(self._logins) >= LOGINS_MAX:
+            self._logins.clear()
+        self._logins[seen] = (identity, now + LOGIN_SECONDS)
+        return identity
+
+
+def _find(
+    method: str, parts: tuple[str, ...]
+) -> tuple[tuple[Callable[[Call], Any], tuple[str, ...]] | None, set[str]]:
+    """The function for a path with the path's variable parts, and which methods the path has."""
+    allowed: set[str] = set()
+    for route_method, pattern, function in ROUTES:
+        if len(pattern) != len(parts) or any(
+            one not in ("*", part) for one, part in zip(pattern, parts, strict=True)
+        ):
+            continue
+        if route_method == method:
+            variable = tuple(part for one, part in zip(pattern, parts, strict=True) if one == "*")
+            return (function, variable), allowed
+        allowed.add(route_method)
+    return None, allowed
+
+
+def _status(error: BrokerError) -> int:
+    if isinstance(error, NotFound):
+        return 404
+    if isinstance(error, AccessRefused):
+        return 403
+    if isinstance(error, ProtocolViolation):
+        return 400
+    return 400 if isinstance(error, BadCall) or error.amqp_code < 541 else 500
+
+
+def _query(request: Request) -> Mapping[str, str]:
+    found = {}
+    for name, texts in (request.args or {}).items():
+        found[name.decode("utf-8", "replace")] = texts[-1].decode("utf-8", "replace")
+    return MappingProxyType(found)
+
+
+def _body(request: Request) -> Mapping[str, Any]:
+    raw = request.content.read(BODY_BYTES_MAX) if request.content is not None else b""
+    if not raw.strip():
+        return {}
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise BadCall("the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise BadCall("the body must be a JSON object")
+    return body
+
+
+def _is_loopback(request: Request) -> bool:
+    host = getattr(request.getClientAddress(), "host", "")
+    return host == "::1" or host.startswith("127.") or host == ""
+
+
+def _is_same_origin(request: Request) -> bool:
+    """Whether the caller is no browser page from elsewhere that rides on a stored login."""
+    origin = request.getHeader("origin")
+    return origin is None or urlsplit(origin).netloc == request.getHeader("host")
+
+
+def _error(name: str, reason: str) -> dict[str, str]:
+    return {"error": name, "reason": reason}
+
+
+def _answer(request: Request, status: int, value: Any) -> bytes:
+    if status == 204:
+        request.setResponseCode(status)
+        return b""
+    body = json.dumps(value, ensure_ascii=False, default=str).encode()
+    if len(body) > ANSWER_BYTES_MAX:
+        status, body = 413, json.dumps(_error("too_large", "ask for less at a time")).encode()
+    return _write(request, status, b"application/json", body)
+
+
+def _write(request: Request, status: int, content_type: bytes, body: bytes) -> bytes:
+    request.setResponseCode(status, http.RESPONSES.get(status, b""))
+    request.setHeader(b"Content-Type", content_type)
+    request.setHeader(b"Content-Length", str(len(body)).encode())
+    return body if request.method != b"HEAD" else b""

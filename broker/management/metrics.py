@@ -1,0 +1,75 @@
+"""The broker's figures in Prometheus's text format.
+
+Every name begins with `gridmsg_`; docs/operating.md lists them (a test looks).
+Tests: tests/unit/broker/management/test_metrics.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from broker.core.broker import Broker
+
+QUEUES_MAX = 1000
+"""Queues with figures of their own; the rest is in the totals only."""
+
+GAUGES = {
+    "gridmsg_up": "1 while the broker is active.",
+    "gridmsg_epoch": "Epoch of the store's owner.",
+    "gridmsg_blocked": "1 while publishers wait for the store.",
+    "gridmsg_connections": "Open connections.",
+    "gridmsg_queues": "Queues.",
+    "gridmsg_queue_messages_ready": "Messages ready in a queue.",
+    "gridmsg_queue_messages_unacknowledged": "Messages of a queue in consumers' hands.",
+    "gridmsg_queue_consumers": "Consumers of a queue.",
+}
+"""Gauges with their help; counters are those of broker/metrics.py, as `gridmsg_NAME_total`."""
+
+
+def render(broker: Broker, described: dict[str, Any]) -> str:
+    """The text of /metrics."""
+    return "\n".join(_lines(broker, described)) + "\n"
+
+
+def counter_name(slot: str) -> str:
+    """The metric's name of a counter."""
+    return f"gridmsg_{slot.removesuffix('_count')}_total"
+
+
+def _lines(broker: Broker, described: dict[str, Any]) -> Iterator[str]:
+    queues = [one for vhost in broker.vhosts.values() for one in vhost.queues.values()]
+    for slot, value in broker.metrics.as_dict().items():
+        name = counter_name(slot)
+        yield f"# TYPE {name} counter"
+        yield f"{name} {value}"
+    singles = {
+        "gridmsg_up": int(described.get("role") == "active"),
+        "gridmsg_epoch": described.get("epoch", 0),
+        "gridmsg_blocked": int(bool(described.get("is_blocked"))),
+        "gridmsg_connections": len(described.get("connections", [])),
+        "gridmsg_queues": len(queues),
+    }
+    for name, value in singles.items():
+        yield f"# HELP {name} {GAUGES[name]}"
+        yield f"# TYPE {name} gauge"
+        yield f"{name} {value}"
+    for key, value in sorted(described.get("store", {}).items()):
+        if isinstance(value, (int, float)):
+            name = "gridmsg_store_" + "".join(c if c.isalnum() else "_" for c in str(key))
+            yield f"# TYPE {name} gauge"
+            yield f"{name} {float(value) if isinstance(value, float) else int(value)}"
+    for name, attribute in (
+        ("gridmsg_queue_messages_ready", "depth"),
+        ("gridmsg_queue_messages_unacknowledged", "unsettled_count"),
+        ("gridmsg_queue_consumers", "consumer_count"),
+    ):
+        yield f"# HELP {name} {GAUGES[name]}"
+        yield f"# TYPE {name} gauge"
+        for one in queues[:QUEUES_MAX]:
+            labels = f'vhost="{_escaped(one.vhost.name)}",queue="{_escaped(one.name)}"'
+            yield f"{name}{{{labels}}} {getattr(one, attribute)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
