@@ -31,6 +31,11 @@ def missing_header(command: str, name: str) -> StompError:
     return StompError("Missing header", f"\"{command}\" must include a '{name}' header\n")
 
 
+def bad_command(command: str) -> StompError:
+    """Make the error for a frame that this version of STOMP does not have."""
+    return StompError("Bad command", f'Could not interpret command "{command}"\n')
+
+
 def invalid_header(name: str, value: str, allowed: str) -> StompError:
     """Make the error for a header whose value makes no sense."""
     return StompError("Invalid header", f"'{name}' is '{value[:200]}', allowed is {allowed}\n")

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Final, final
 
 from broker.core.destination import Destination
-from broker.core.vhost import Vhost
 from broker.errors import PreconditionFailed
 from broker.session.auth import Identity
 from broker.session.stomp_destinations import Headers, Name, is_true
 from broker.session.stomp_errors import StompError, invalid_header
-from broker.wire.stomp_headers import V12, Pairs, join_block
+from broker.wire.stomp_headers import V10, V12, Pairs, join_block, unescape
 from broker.wire.stomp_properties import HOP_HEADERS, SHORT_STRING_BYTES_MAX
 
 EXPIRATION_MS_MAX: Final = 0xFFFFFFFF
@@ -33,6 +32,7 @@ class SendPlan:
         "destination",
         "expiration_ms",
         "expires_at_ms",
+        "has_expiry",
         "header",
         "headers",
         "is_mandatory",
@@ -56,6 +56,7 @@ class SendPlan:
         self.priority = _number(headers, "priority", 255, 0)
         self.expiration_ms = _number(headers, "expiration", EXPIRATION_MS_MAX, -1)
         self.expires_at_ms = _number(headers, "expires", (1 << 63) - 1, 0)
+        self.has_expiry = self.expiration_ms >= 0 or self.expires_at_ms > 0
         self.transaction = headers.get("transaction")
 
     def expires_at(self, now_ms: int) -> int:
@@ -110,6 +111,15 @@ def cut_receipt(block: bytes) -> tuple[bytes, bytes]:
     return block[:at] + block[end + 1 :], value
 
 
+def checked_receipt(receipt: bytes, version: int) -> bytes:
+    """A receipt's value as it may be sent back; raises ProtocolViolation for a bad escape."""
+    if version == V10:
+        return receipt.lstrip(b" \t")
+    if b"\\" in receipt:
+        unescape(receipt, version)
+    return receipt
+
+
 def _number(headers: Headers, name: str, most: int, default: int) -> int:
     text = headers.get(name)
     if text is None:
@@ -120,14 +130,12 @@ def _number(headers: Headers, name: str, most: int, default: int) -> int:
     return int(text)
 
 
-def refused(plan: SendPlan, vhost: Vhost, reached: int) -> StompError:
+def refused(plan: SendPlan, reached: int) -> StompError:
     """Make the error for a message that no queue took and that its publisher wants to know of."""
     if reached < 0:
-        return StompError(
-            "Message refused", f"A queue of '{plan.name.text}' is full (vhost '{vhost.name}')\n"
-        )
+        return StompError("Message refused", f"A queue of '{plan.name.text}' is full\n")
     return StompError(
         "Unroutable",
-        f"No queue takes messages for '{plan.name.text}' (vhost '{vhost.name}')\n",
+        f"No queue takes messages for '{plan.name.text}'\n",
         [(b"destination", plan.name.text.encode("utf-8", "replace"))],
     )
