@@ -1,0 +1,240 @@
+"""Checkpoints and sidecars: the state as of one batch, and where living messages lie.
+
+A checkpoint is a header, a root, and one blob a lane; blobs of lanes that nobody touched are kept
+packed from the last time.  Sidecar pages hold the extents of living messages, so that memory holds only those since
+the last checkpoint.  Order of syncs: FORMAT.md.  Tests: tests/unit/store/test_checkpoint.py.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any, Final, final
+
+from store.errors import Corrupt
+from store.files import File, FileSystem
+from store.index import Extent, Lane, Page, State
+from store.record import decode_value, encode_value
+from store.segment import sidecar_name
+
+CHECKPOINT_MAGIC: Final = b"gmCKPT1\n"
+_HEADER: Final = struct.Struct("<8sIIQQI")
+_CRC: Final = struct.Struct("<I")
+_LENGTH: Final = struct.Struct("<I")
+PAGE_MAGIC: Final = b"gmP1"
+_PAGE: Final = struct.Struct("<4sIQQII")
+PAGE_HEADER_BYTES: Final = _PAGE.size + _CRC.size
+
+
+@final
+class Place:
+    """A point of history: a batch, and where the next one is looked for."""
+
+    __slots__ = ("batch", "crc", "offset", "segment")
+
+    def __init__(self, batch: int, crc: int, segment: int, offset: int) -> None:
+        self.batch = batch
+        self.crc = crc
+        self.segment = segment
+        self.offset = offset
+
+
+@final
+class Checkpoint:
+    """A checkpoint as read back."""
+
+    __slots__ = ("epoch", "number", "place", "state")
+
+    def __init__(self, epoch: int, number: int, place: Place, state: State) -> None:
+        self.epoch = epoch
+        self.number = number
+        self.place = place
+        self.state = state
+
+
+@final
+class Capture:
+    """The state at one batch, taken while commits wait; written while they do not."""
+
+    __slots__ = ("blobs", "debt_bytes", "debt_records", "lanes", "place", "root", "segments")
+
+    def __init__(self, state: State, place: Place, blobs: dict[int, bytes]) -> None:
+        self.place = place
+        self.root = state.freeze()
+        self.debt_bytes = 0
+        self.debt_records = 0
+        self.segments = {s.id: (s.count, s.last_batch) for s in state.segments.values()}
+        # (lane, its frozen form, its living extents); the lane object itself is not read by the writing.
+        self.lanes: list[tuple[Lane, list[Any], list[Extent]]] = []
+        for number in state.touched:
+            lane = state.lanes.get(number)
+            if lane is None:
+                continue
+            lane.frozen = [e for e in lane.extents if lane.is_any_alive(e[0], e[1])]
+            lane.extents = []
+            self.lanes.append((lane, lane.freeze(), lane.frozen))
+        state.touched = set()
+        self.blobs = {number: blob for number, blob in blobs.items() if number in state.lanes}
+
+
+def checkpoint_name(epoch: int, number: int) -> str:
+    """Give the file name of a checkpoint."""
+    return f"{epoch:06d}-{number:012d}"
+
+
+def checkpoint_of_name(name: str) -> tuple[int, int] | None:
+    """Give (epoch, number) of a checkpoint's file name, or None."""
+    epoch, dash, number = name.partition("-")
+    if not dash or not epoch.isdecimal() or not number.isdecimal():
+        return None
+    return int(epoch), int(number)
+
+
+def encode_checkpoint(
+    epoch: int, number: int, place: Place, root: list[Any], blobs: list[bytes]
+) -> bytes:
+    """Give the bytes of a checkpoint file."""
+    packed = encode_value([place.batch, place.crc, place.segment, place.offset, root, len(blobs)])
+    parts = [_LENGTH.pack(len(packed)), packed]
+    for blob in blobs:
+        parts.append(_LENGTH.pack(len(blob)))
+        parts.append(blob)
+    payload = b"".join(parts)
+    fields = _HEADER.pack(CHECKPOINT_MAGIC, epoch, 0, number, len(payload), zlib.crc32(payload))
+    return fields + _CRC.pack(zlib.crc32(fields)) + payload
+
+
+def decode_checkpoint(raw: bytes, path: str) -> Checkpoint:
+    """Read a checkpoint file.  Raises Corrupt."""
+    start = _HEADER.size + _CRC.size
+    if len(raw) < start or raw[:8] != CHECKPOINT_MAGIC:
+        raise Corrupt(path, 0, "not the header of a checkpoint")
+    if zlib.crc32(raw[: _HEADER.size]) != _CRC.unpack(raw[_HEADER.size : start])[0]:
+        raise Corrupt(path, 0, "the checkpoint's header fails its checksum")
+    _, epoch, _, number, length, crc = _HEADER.unpack(raw[: _HEADER.size])
+    payload = raw[start:]
+    if len(payload) != length or zlib.crc32(payload) != crc:
+        raise Corrupt(path, start, "the checkpoint fails its checksum")
+    try:
+        at = 0
+        values = []
+        while at < length:
+            (size,) = _LENGTH.unpack_from(payload, at)
+            at += _LENGTH.size
+            values.append(decode_value(payload[at : at + size]))
+            at += size
+        batch, batch_crc, segment, offset, root, lane_count = values[0]
+        if lane_count != len(values) - 1:
+            raise ValueError(f"{lane_count} lanes announced, {len(values) - 1} found")
+        state = State.thaw(root, values[1:])
+    except (ValueError, TypeError, IndexError, struct.error) as error:
+        raise Corrupt(path, start, f"the checkpoint makes no sense: {error}") from error
+    return Checkpoint(epoch, number, Place(batch, batch_crc, segment, offset), state)
+
+
+def encode_page(epoch: int, segment: int, lane: int, extents: list[Extent]) -> bytes:
+    """Give the bytes of a sidecar page."""
+    payload = encode_value([[e[0], e[1], e[3], e[4], e[5], e[6]] for e in extents])
+    fields = _PAGE.pack(PAGE_MAGIC, epoch, segment, lane, len(payload), len(extents))
+    return fields + _CRC.pack(zlib.crc32(payload, zlib.crc32(fields))) + payload
+
+
+def decode_page(raw: bytes, path: str, offset: int, segment: int, lane: int) -> list[Extent]:
+    """Read a sidecar page that was written for this segment and lane.  Raises Corrupt."""
+    if len(raw) < PAGE_HEADER_BYTES or raw[:4] != PAGE_MAGIC:
+        raise Corrupt(path, offset, "not a page of a sidecar")
+    fields, payload = raw[: _PAGE.size], raw[PAGE_HEADER_BYTES:]
+    _, _, of_segment, of_lane, length, _ = _PAGE.unpack(fields)
+    crc = _CRC.unpack(raw[_PAGE.size : PAGE_HEADER_BYTES])[0]
+    if length != len(payload) or zlib.crc32(payload, zlib.crc32(fields)) != crc:
+        raise Corrupt(path, offset, "the page fails its checksum")
+    if (of_segment, of_lane) != (segment, lane):
+        raise Corrupt(path, offset, f"the page belongs to lane {of_lane}")
+    try:
+        return [(f, la, segment, o, s, c, r) for f, la, o, s, c, r in decode_value(payload)]
+    except (ValueError, TypeError) as error:
+        raise Corrupt(path, offset, f"the page makes no sense: {error}") from error
+
+
+@final
+class Sidecars:
+    """The sidecar files that one epoch appends to."""
+
+    __slots__ = ("_files", "_folder", "_lengths", "epoch")
+
+    def __init__(self, files: FileSystem, folder: str, epoch: int) -> None:
+        self._files = files
+        self._folder = folder
+        self._lengths: dict[int, int] = {}
+        self.epoch = epoch
+
+    def append(self, capture: Capture, page_extents: int) -> list[tuple[Lane, int, list[Page]]]:
+        """Write the living extents of a capture; return (lane, segment, new pages) and add them to its frozen lanes."""
+        content: dict[int, list[bytes]] = {}
+        lengths: dict[int, int] = {}
+        written = []
+        for lane, frozen, extents in capture.lanes:
+            by_segment: dict[int, list[Extent]] = {}
+            for extent in extents:
+                by_segment.setdefault(extent[2], []).append(extent)
+            for index, figures in enumerate(frozen[6]):
+                segment = figures[0]
+                mine = by_segment.get(segment)
+                if mine is None:
+                    continue
+                pages: list[Page] = []
+                for start in range(0, len(mine), page_extents):
+                    part = mine[start : start + page_extents]
+                    raw = encode_page(self.epoch, segment, lane.number, part)
+                    offset = lengths.get(segment, self._lengths.get(segment, 0))
+                    first, last = min(e[0] for e in part), max(e[1] for e in part)
+                    pages.append((self.epoch, offset, len(raw), first, last))
+                    content.setdefault(segment, []).append(raw)
+                    lengths[segment] = offset + len(raw)
+                frozen[7][index].extend(pages)
+                written.append((lane, segment, pages))
+        self._write(content)
+        self._lengths.update(lengths)
+        return written
+
+    def _write(self, content: dict[int, list[bytes]]) -> None:
+        is_new = False
+        for segment, parts in content.items():
+            path = f"{self._folder}/{sidecar_name(segment, self.epoch)}"
+            length = self._lengths.get(segment)
+            if length is None:
+                file: File = self._files.create(path)
+                length, is_new = 0, True
+            else:
+                file = self._files.open(path, is_writable=True)
+            try:
+                file.write(length, parts)
+                file.sync()
+            finally:
+                file.close()
+        if is_new:
+            self._files.sync_folder(self._folder)
+
+    def forget(self, segment: int) -> None:
+        """Its sidecar was unlinked."""
+        self._lengths.pop(segment, None)
+
+
+def write_file(files: FileSystem, folder: str, name: str, content: bytes) -> str:
+    """Put a whole file in place, or nothing: temporary name, sync; the caller renames by `publish_file`."""
+    path = f"{folder}/{name}.tmp"
+    if files.exists(path):
+        files.unlink(path)
+    file = files.create(path)
+    try:
+        file.write(0, [content])
+        file.sync()
+    finally:
+        file.close()
+    return path
+
+
+def publish_file(files: FileSystem, folder: str, name: str) -> None:
+    """Give a file written by `write_file` its name, for good."""
+    files.rename(f"{folder}/{name}.tmp", f"{folder}/{name}")
+    files.sync_folder(folder)

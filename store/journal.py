@@ -1,0 +1,512 @@
+"""The journal: a `Store` on files, with group commit, checkpoints and reclaim.
+
+Threads: the caller's (reactor) calls commit and read; the writer thread builds, writes and syncs batches,
+one in flight; the aside thread writes checkpoints and makes segments.  `_lock` guards state, reader and counters;
+`_gate` guards the units that wait, so that commit never waits for a batch being built.  After the first
+failed write or sync nothing becomes durable any more.  Design: FORMAT.md.  Tests: tests/unit/store/test_journal.py,
+tests/suites/store_suite.py, tests/property/test_store_crash.py, tests/crash/test_store_kill.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import zlib
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from store.batch import Gathered, change_record, gather
+from store.checkpoint import Capture, Place
+from store.errors import StoreError
+from store.files import FileSystem, RealFiles
+from store.index import State
+from store.interface import LaneState, Recovered, StoredMessage, UnitOfWork
+from store.keeper import Keeper
+from store.layout import Layout
+from store.lease import Host, Lease, RealHost, claim_lease
+from store.pending import PendingUnits
+from store.reader import Reader
+from store.record import (
+    BATCH_HEADER_BYTES,
+    DEFINITIONS,
+    FLAG_OPENING,
+    OPENING,
+    PUBLISH,
+    BatchHeader,
+    Record,
+    encode_value,
+)
+from store.recovery import History, recover
+from store.segment import NUMBER_BITS, SEGMENT_HEADER_BYTES, Segment, encode_batch
+from store.settings import StoreSettings
+from store.supply import SegmentSupply
+from store.writer import ThreadWriter, Writer
+
+_LOG: Final = logging.getLogger("store")
+_RETRY_SECONDS: Final = 0.5
+"""How often free space is looked at again while publishers wait for it."""
+_SPACE_CHECK_BYTES: Final = 1 << 20
+"""How much is written between two looks at the free space."""
+
+
+@final
+class _Batch:
+    """A batch ready to be written; without parts when all its units cancelled out."""
+
+    __slots__ = ("commit", "number", "offset", "parts", "segment")
+
+    def __init__(
+        self, commit: int, number: int, segment: Segment, offset: int, parts: list[bytes]
+    ) -> None:
+        self.commit = commit
+        self.number = number
+        self.segment = segment
+        self.offset = offset
+        self.parts = parts
+
+
+@final
+class Journal:
+    """Keeps what the broker promised in a folder of files."""
+
+    def __init__(
+        self,
+        folder: str,
+        settings: StoreSettings | None = None,
+        files: FileSystem | None = None,
+        *,
+        writer: Writer | None = None,
+        host: Host | None = None,
+        salt: Callable[[], int] | None = None,
+    ) -> None:
+        self.durable = 0
+        self.is_blocked = False
+        self.failure: BaseException | None = None
+        self._settings = settings or StoreSettings()
+        self._layout = Layout(files or RealFiles(), folder.rstrip("/"))
+        self._writer: Writer = writer or ThreadWriter()
+        self._host: Host = host or RealHost()
+        self._salt = salt or _random_salt
+        self._lock = threading.RLock()
+        self._pending = PendingUnits()
+        self._committed = 0
+        self._taken = 0
+        self._batch = 0
+        self._crc = 0
+        self._durable_batch = 0
+        self._sync_count = 0
+        self._written_bytes = 0
+        self._unsynced: list[Segment] = []
+        self._unchecked_bytes = 0
+        self._debt_bytes = 0
+        self._debt_records = 0
+        self._is_checkpointing = False
+        self._is_space_low = False
+        self._is_preparing = False
+
+    def open(
+        self,
+        post: Callable[[Callable[[], None]], None],
+        on_durable: Callable[[int], None],
+        on_failed: Callable[[BaseException], None],
+        on_blocked: Callable[[bool], None],
+    ) -> Recovered:
+        """Recover, write the opening batch, start the writer.
+
+        Raises Corrupt, VersionMismatch, Full, InUse, StoreError, OSError; the folder is left as it was found.
+        """
+        self._post = post
+        self._on_durable = on_durable
+        self._on_failed = on_failed
+        self._on_blocked = on_blocked
+        settings, layout = self._settings, self._layout
+        layout.make_folders()
+        store_id = layout.store_id()
+        ids = layout.segment_ids()
+        epochs = [id >> NUMBER_BITS for id in ids] + [epoch for epoch, _ in layout.checkpoint_ids()]
+        self._lease: Lease = claim_lease(
+            layout.files, layout.lease, self._host, max(epochs, default=0) + 1
+        )
+        try:
+            number = max((id & (1 << NUMBER_BITS) - 1 for id in ids), default=0) + 1
+            self._supply = SegmentSupply(layout, settings, self._lease.epoch, number, self._salt)
+            self._segment = self._supply.first()
+            self._offset = SEGMENT_HEADER_BYTES
+            history = recover(layout, self._lease.epoch)
+            self._begin(history)
+        except BaseException:
+            self._lease.release()
+            raise
+        self._writer.start(self._step)
+        self._prepare_aside()
+        return self._recovered(store_id)
+
+    def _begin(self, history: History | None) -> None:
+        """Write the opening batch; what it says is history from then on."""
+        settings, layout = self._settings, self._layout
+        if history is None:
+            self._state = State()
+            place, predecessor = Place(0, 0, 0, 0), 0
+            kept: list[tuple[int, int, Place]] = []
+        else:
+            self._state = history.state
+            place, predecessor = history.place, history.epoch
+            kept = history.checkpoints
+            self._debt_bytes = history.debt_bytes
+            self._debt_records = history.debt_records
+        self._batch, self._crc, self._durable_batch = place.batch, place.crc, place.batch
+        self._reader = Reader(
+            layout.files, layout.segments, settings.open_segments, settings.cache_bytes
+        )
+        self._keeper = Keeper(layout, self._lease, kept, settings.page_extents)
+        opening = (OPENING, predecessor, place.segment, place.offset, place.batch, place.crc)
+        records: list[Record] = [opening, (DEFINITIONS, self._state.definitions.copy())]
+        need_bytes = BATCH_HEADER_BYTES + 128 + len(encode_value(records))
+        if SEGMENT_HEADER_BYTES + need_bytes > self._segment.size_bytes:
+            self._segment.close()
+            layout.files.unlink(self._segment.path)
+            self._segment = self._supply.take(need_bytes)
+        batch = self._close_batch(0, records, [], FLAG_OPENING)
+        batch.segment.file.write(batch.offset, batch.parts)
+        batch.segment.file.sync()
+        self._durable_batch = batch.number
+        if history is None:
+            self._keep(Capture(self._state, self._place(), {}))
+        self._keeper.unlink_unused(set(self._state.segments))
+
+    def _recovered(self, store_id: str) -> Recovered:
+        state = self._state
+        lanes = {
+            number: LaneState(
+                lane.head if lane.count else lane.next,
+                lane.next,
+                lane.count,
+                lane.bytes,
+                lane.horizon,
+            )
+            for number, lane in state.lanes.items()
+        }
+        definitions = state.definitions.copy()
+        return Recovered(definitions, lanes, state.next_lane, self._lease.epoch, store_id)
+
+    def commit(self, unit: UnitOfWork) -> int:
+        """Take over a unit and return its number; one append, whatever its size."""
+        if not unit:
+            return self._committed
+        self._committed += 1
+        if self._pending.add(unit):
+            self._writer.wake()
+        return self._committed
+
+    def read(
+        self, lane: int, first: int, count_max: int, bytes_max: int
+    ) -> list[tuple[int, StoredMessage, int]]:
+        """The next live messages of a lane: written ones, then those of units that wait.  Raises Corrupt, OSError."""
+        with self._lock:
+            known = self._state.lanes.get(lane)
+            overlay = self._pending.overlay(lane)
+            counts = overlay.counts
+            rows: list[tuple[int, StoredMessage]] = []
+            if known is not None and not overlay.is_dropped:
+                position = first
+                while len(rows) < count_max:
+                    # What a waiting unit removes was read in vain: go on behind it.
+                    found = self._reader.rows(known, position, count_max - len(rows), bytes_max)
+                    if not found:
+                        break
+                    rows += [row for row in found if overlay.is_alive(row[0])]
+                    if rows:
+                        break
+                    position = found[-1][0] + 1
+                counts = {**known.requeued, **counts} if known.requeued else counts
+                is_all = not rows or known.next_alive(rows[-1][0] + 1) >= known.next
+            else:
+                is_all = True
+            if len(rows) < count_max and is_all:
+                rows += overlay.rows(first)
+        result = []
+        size_bytes = 0
+        for position, message in rows[:count_max]:
+            result.append((position, message, counts.get(position, 0)))
+            size_bytes += len(message.body) + len(message.header)
+            if size_bytes >= bytes_max:
+                break
+        return result
+
+    def close(self) -> None:
+        """Write what waits, checkpoint, stop.  Raises what made the store fail, if it had."""
+        self._writer.stop()
+        if self.failure is None:
+            while self._pending:
+                self._step()
+                self._writer.stop()
+        if self.failure is None:
+            try:
+                self._sync_rest()
+                self._keep(Capture(self._state, self._place(), self._keeper.blobs))
+                self._supply.close()
+                self._lease.release()
+            except (OSError, StoreError) as error:
+                self._fail(error)
+        self._reader.close()
+        self._segment.close()
+        if self.failure is not None:
+            raise StoreError(f"the store had failed: {self.failure}") from self.failure
+
+    def stat(self) -> dict[str, Any]:
+        """Figures for status and metrics."""
+        with self._lock:
+            state = self._state
+            return {
+                "epoch": self._lease.epoch,
+                "segments": len(state.segments),
+                "lanes": len(state.lanes),
+                "messages": sum(lane.count for lane in state.lanes.values()),
+                "message_bytes": sum(lane.bytes for lane in state.lanes.values()),
+                "journal_debt_bytes": self._debt_bytes,
+                "journal_debt_records": self._debt_records,
+                "batches": self._batch,
+                "syncs": self._sync_count,
+                "written_bytes": self._written_bytes,
+                "commits": self._committed,
+                "commits_durable": self.durable,
+                "is_blocked": self.is_blocked,
+                "is_space_low": self._is_space_low,
+                "sync": self._settings.sync,
+            }
+
+    def _step(self) -> float | None:
+        """Write one batch, then see to checkpoint, space and blocking; the writer thread's whole work."""
+        if self.failure is not None:
+            return None
+        try:
+            with self._lock:
+                batch = self._build()
+            if batch is not None:
+                self._write(batch)
+            self._tend()
+        except BaseException as error:
+            self._fail(error)
+            return None
+        if self._pending:
+            return 0.0
+        if self._is_space_low:
+            return _RETRY_SECONDS
+        if self._unsynced and self._settings.sync == "interval":
+            return self._settings.sync_interval_seconds
+        return None
+
+    def _build(self) -> _Batch | None:
+        """Fold what waits into one batch; afterwards the state is as of that batch."""
+        units = self._pending.take(self._settings.batch_messages)
+        if not units:
+            return None
+        self._taken += len(units)
+        gathered = gather(self._state, units, self._settings.chunk_bytes)
+        if not gathered:
+            return _Batch(self._taken, self._batch, self._segment, self._offset, [])
+        return self._place_batch(self._taken, gathered)
+
+    def _place_batch(self, commit: int, gathered: Gathered) -> _Batch:
+        """Choose the batch's place, then let its messages and changes take effect there."""
+        state = self._state
+        need_bytes = BATCH_HEADER_BYTES + gathered.records_bytes_max + 64
+        need_bytes += sum(len(chunk[0]) for chunk in gathered.chunks)
+        records = gathered.acknowledged
+        if self._offset + need_bytes > self._segment.size_bytes:
+            definitions: Record = (DEFINITIONS, state.definitions.copy())
+            self._switch(need_bytes + 64 + len(encode_value(definitions)))
+            records = [definitions, *records]
+        segment = self._segment.id
+        salt = self._segment.salt
+        chunks_offset = self._offset + BATCH_HEADER_BYTES
+        relative = 0
+        chunks: list[bytes] = []
+        unwritten = self._reader.unwritten
+        for packed, messages, places in gathered.chunks:
+            record: Record = (PUBLISH, relative, len(packed), zlib.crc32(packed, salt), places)
+            state.apply(record, segment, chunks_offset)
+            unwritten[segment, chunks_offset + relative] = messages
+            records.append(record)
+            chunks.append(packed)
+            relative += len(packed)
+        for change in gathered.changes:
+            record = change_record(state, change, self._reader.size_of)
+            state.apply(record, segment, 0)
+            records.append(record)
+        return self._close_batch(commit, records, chunks, 0)
+
+    def _close_batch(
+        self, commit: int, records: list[Record], chunks: list[bytes], flags: int
+    ) -> _Batch:
+        """Number the batch, encode it, and move the end of the journal behind it."""
+        segment, offset = self._segment, self._offset
+        number = self._batch + 1
+        header = BatchHeader(
+            self._lease.epoch, number, self._durable_batch, 0, 0, 0, self._crc, flags
+        )
+        parts = encode_batch(header, records, chunks, segment.salt)
+        total_bytes = header.total_bytes
+        assert offset + total_bytes <= segment.size_bytes, "a batch was larger than its estimate"
+        self._batch = number
+        self._crc = header.crc
+        self._offset = offset + total_bytes
+        figures = self._state.segment(segment.id)
+        figures.last_batch = number
+        figures.used_bytes = self._offset
+        self._debt_bytes += total_bytes
+        self._debt_records += len(records)
+        return _Batch(commit, number, segment, offset, parts)
+
+    def _switch(self, need_bytes: int) -> None:
+        """Go on in the next segment."""
+        sealed = self._segment
+        self._segment = self._supply.take(need_bytes)
+        self._offset = SEGMENT_HEADER_BYTES
+        if sealed not in self._unsynced:
+            sealed.close()
+
+    def _write(self, batch: _Batch) -> None:
+        """Write and sync one batch, pass the fence, then tell."""
+        if batch.parts:
+            self._written_bytes += batch.segment.file.write(batch.offset, batch.parts)
+            with self._lock:
+                self._reader.unwritten.clear()
+            if self._settings.sync == "always":
+                batch.segment.file.sync()
+                self._sync_count += 1
+                self._durable_batch = batch.number
+            elif batch.segment not in self._unsynced:
+                self._unsynced.append(batch.segment)
+            self._lease.check()
+        commit = batch.commit
+        self.durable = commit
+        on_durable = self._on_durable
+        self._post(lambda: on_durable(commit))
+
+    def _sync_rest(self) -> None:
+        """Sync what the policies other than "always" left unsynced."""
+        segments, self._unsynced = self._unsynced, []
+        for segment in segments:
+            segment.file.sync()
+            self._sync_count += 1
+            if segment is not self._segment:
+                segment.close()
+        self._durable_batch = self._batch
+
+    def _tend(self) -> None:
+        """See to what no unit asks for: interval sync, next segment, space, checkpoint, blocking."""
+        settings = self._settings
+        if self._unsynced and not self._pending and settings.sync == "interval":
+            self._sync_rest()
+        if self._offset * 2 > self._segment.size_bytes and not self._supply.is_ready:
+            self._prepare_aside()
+        if self._is_space_low or self._written_bytes - self._unchecked_bytes > _SPACE_CHECK_BYTES:
+            self._unchecked_bytes = self._written_bytes
+            self._look_at_space()
+        is_due = (
+            self._debt_bytes >= settings.checkpoint_bytes
+            or self._debt_records >= settings.checkpoint_records
+        )
+        if is_due and not self._is_checkpointing:
+            self._checkpoint_aside()
+        self._update_blocked()
+
+    def _look_at_space(self) -> None:
+        settings = self._settings
+        free_bytes = self._layout.files.free_bytes(self._layout.folder)
+        limit = settings.free_bytes_resume if self._is_space_low else settings.free_bytes_min
+        is_low = free_bytes < limit or self._supply.is_short
+        if is_low and self._supply.is_short and free_bytes >= settings.free_bytes_resume:
+            self._prepare_aside()
+        if is_low != self._is_space_low:
+            self._is_space_low = is_low
+            word = "low: publishers wait" if is_low else "enough again"
+            _LOG.warning("%s: space is %s (%d bytes free)", self._layout.folder, word, free_bytes)
+
+    def _update_blocked(self) -> None:
+        settings = self._settings
+        factor = 1 if self.is_blocked else 2
+        is_blocked = (
+            self._is_space_low
+            or self._debt_bytes >= factor * settings.checkpoint_bytes
+            or self._debt_records >= factor * settings.checkpoint_records
+        )
+        if is_blocked != self.is_blocked:
+            self.is_blocked = is_blocked
+            on_blocked = self._on_blocked
+            self._post(lambda: on_blocked(is_blocked))
+
+    def _prepare_aside(self) -> None:
+        if self._is_preparing:
+            return
+        self._is_preparing = True
+
+        def prepare() -> None:
+            try:
+                self._supply.prepare()
+            except (OSError, StoreError) as error:
+                self._fail(error)
+            self._is_preparing = False
+            if self._supply.is_short != self._is_space_low:
+                self._is_space_low = self._is_space_low or self._supply.is_short
+                self._writer.wake()
+
+        self._writer.run_aside(prepare)
+
+    def _checkpoint_aside(self) -> None:
+        """Take the state as of the last batch, which is durable, and have it written aside."""
+        if self._unsynced:
+            self._sync_rest()
+        with self._lock:
+            capture = Capture(self._state, self._place(), self._keeper.blobs)
+            capture.debt_bytes, capture.debt_records = self._debt_bytes, self._debt_records
+        self._is_checkpointing = True
+
+        def keep() -> None:
+            try:
+                if self.failure is None:
+                    self._keep(capture)
+            except (OSError, StoreError) as error:
+                self._fail(error)
+            self._is_checkpointing = False
+            self._writer.wake()
+
+        self._writer.run_aside(keep)
+
+    def _keep(self, capture: Capture) -> None:
+        """Write a checkpoint, take its pages over, unlink what died."""
+        written = self._keeper.write(capture)
+        with self._lock:
+            for lane, segment, pages in written.pages:
+                for run in lane.runs:
+                    if run.segment == segment:
+                        run.pages += pages
+                        break
+            for lane, _, _ in capture.lanes:
+                lane.frozen = []
+            for id in written.dead:
+                self._state.segments.pop(id, None)
+                self._reader.forget(id)
+            self._debt_bytes -= capture.debt_bytes
+            self._debt_records -= capture.debt_records
+        for id in written.dead:
+            self._keeper.unlink(id)
+
+    def _place(self) -> Place:
+        return Place(self._batch, self._crc, self._segment.id, self._offset)
+
+    def _fail(self, error: BaseException) -> None:
+        """Note the first failure, for good, and tell once."""
+        with self._lock:
+            if self.failure is not None:
+                return
+            self.failure = error
+        _LOG.critical("the store failed, nothing is confirmed any more: %s", error)
+        on_failed = self._on_failed
+        self._post(lambda: on_failed(error))
+
+
+def _random_salt() -> int:
+    return secrets.randbits(32)

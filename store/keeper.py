@@ -1,0 +1,112 @@
+"""Writes checkpoints, keeps the newest two, and unlinks segments that nobody needs.
+
+Runs aside from commits; what it changes in the journal it returns.  A segment goes only when the checkpoint that
+found it dead is on disk and neither kept checkpoint would replay it.  Tests: tests/unit/store/test_keeper.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import final
+
+from store.checkpoint import (
+    Capture,
+    Place,
+    Sidecars,
+    checkpoint_name,
+    encode_checkpoint,
+    publish_file,
+    write_file,
+)
+from store.index import Lane, Page
+from store.layout import Layout
+from store.lease import Lease
+from store.record import encode_value
+from store.segment import NUMBER_BITS, segment_name
+
+
+@final
+class Written:
+    """What a checkpoint changed: new pages of lanes, and segments that may go."""
+
+    __slots__ = ("dead", "pages")
+
+    def __init__(self, pages: list[tuple[Lane, int, list[Page]]], dead: list[int]) -> None:
+        self.pages = pages
+        self.dead = dead
+
+
+@final
+class Keeper:
+    """Owns the checkpoints folder for one epoch."""
+
+    __slots__ = ("_layout", "_lease", "_number", "_page_extents", "_sidecars", "blobs", "kept")
+
+    def __init__(
+        self,
+        layout: Layout,
+        lease: Lease,
+        kept: list[tuple[int, int, Place]],
+        page_extents: int,
+    ) -> None:
+        self._layout = layout
+        self._lease = lease
+        self._number = max((number for _, number in layout.checkpoint_ids()), default=0)
+        self._page_extents = page_extents
+        self._sidecars = Sidecars(layout.files, layout.segments, lease.epoch)
+        # (epoch, number, place), oldest first: the valid ones on disk.
+        self.kept = kept
+        self.blobs: dict[int, bytes] = {}
+
+    def write(self, capture: Capture) -> Written:
+        """Put a checkpoint on stable storage.  Raises OSError, Fenced."""
+        layout = self._layout
+        pages = self._sidecars.append(capture, self._page_extents)
+        blobs = capture.blobs
+        for lane, frozen, _ in capture.lanes:
+            blobs[lane.number] = encode_value(frozen)
+        self._number += 1
+        epoch = self._lease.epoch
+        name = checkpoint_name(epoch, self._number)
+        content = encode_checkpoint(
+            epoch, self._number, capture.place, capture.root, list(blobs.values())
+        )
+        write_file(layout.files, layout.checkpoints, name, content)
+        self._lease.check()
+        publish_file(layout.files, layout.checkpoints, name)
+        self.blobs = blobs
+        self.kept.append((epoch, self._number, capture.place))
+        while len(self.kept) > 2:
+            old_epoch, old_number, _ = self.kept[0]
+            path = f"{layout.checkpoints}/{checkpoint_name(old_epoch, old_number)}"
+            with contextlib.suppress(FileNotFoundError):
+                layout.files.unlink(path)
+            del self.kept[0]
+        return Written(pages, self._dead(capture))
+
+    def _dead(self, capture: Capture) -> list[int]:
+        if len(self.kept) < 2:
+            return []
+        oldest = self.kept[0][2]
+        return [
+            id
+            for id, (count, last_batch) in capture.segments.items()
+            if count == 0
+            and last_batch <= oldest.batch
+            and id not in (oldest.segment, capture.place.segment)
+        ]
+
+    def unlink(self, id: int) -> None:
+        """Remove a segment and its sidecars."""
+        layout = self._layout
+        self._lease.check()
+        for name in (*layout.sidecar_names(id), segment_name(id)):
+            with contextlib.suppress(FileNotFoundError):
+                layout.files.unlink(f"{layout.segments}/{name}")
+        self._sidecars.forget(id)
+
+    def unlink_unused(self, known: set[int]) -> None:
+        """Remove segments of former epochs that history does not know: made ahead, never part of it."""
+        for id in self._layout.segment_ids():
+            if id >> NUMBER_BITS < self._lease.epoch and id not in known:
+                self.unlink(id)

@@ -1,0 +1,97 @@
+"""The folder of a store: its subfolders, its FORMAT file, and the names in it.
+
+Tests: tests/unit/store/test_layout.py.
+"""
+
+from __future__ import annotations
+
+import secrets
+import zlib
+from typing import Final, final
+
+from store.checkpoint import checkpoint_of_name, publish_file, write_file
+from store.errors import Corrupt, StoreError, VersionMismatch
+from store.files import FileSystem
+from store.segment import segment_of_name
+
+FORMAT_NAME: Final = "FORMAT"
+FORMAT_VERSION: Final = 1
+_FORMAT_WORD: Final = "gridmsg-store"
+
+
+@final
+class Layout:
+    """Paths of a store."""
+
+    __slots__ = ("checkpoints", "files", "folder", "lease", "reserve", "segments")
+
+    def __init__(self, files: FileSystem, folder: str) -> None:
+        self.files = files
+        self.folder = folder
+        self.segments = f"{folder}/segments"
+        self.checkpoints = f"{folder}/checkpoints"
+        self.lease = f"{folder}/lease"
+        self.reserve = f"{folder}/reserve"
+
+    def make_folders(self) -> None:
+        """Make what is missing and sync the names.  Raises StoreError when we may not write here."""
+        try:
+            for path in (self.folder, self.segments, self.checkpoints, self.lease):
+                self.files.make_folder(path)
+            self.files.sync_folder(self.folder)
+        except PermissionError as error:
+            raise StoreError(
+                f"no permission to write to the store folder {self.folder}: "
+                "make it belong to the user that runs the broker, or choose another folder"
+            ) from error
+
+    def store_id(self) -> str:
+        """Read FORMAT, or write it for a new store.  Raises VersionMismatch, Corrupt, StoreError."""
+        path = f"{self.folder}/{FORMAT_NAME}"
+        if self.files.exists(path):
+            return self._read_format(path)
+        if self.segment_ids() or self.checkpoint_ids():
+            raise StoreError(
+                f"{path} is missing, but the folder holds segments or checkpoints: put the file back, "
+                "or choose an empty folder"
+            )
+        store_id = secrets.token_hex(16)
+        text = f"{_FORMAT_WORD} {FORMAT_VERSION}\nid {store_id}\n"
+        text += f"crc {zlib.crc32(text.encode()):08x}\n"
+        write_file(self.files, self.folder, FORMAT_NAME, text.encode())
+        publish_file(self.files, self.folder, FORMAT_NAME)
+        return store_id
+
+    def _read_format(self, path: str) -> str:
+        text, mark, crc = self.files.read_whole(path).decode("utf-8", "replace").rpartition("crc ")
+        lines = text.splitlines()
+        if not mark or len(lines) < 2 or f"{zlib.crc32(text.encode()):08x}" != crc.strip():
+            raise Corrupt(path, 0, "the FORMAT file fails its checksum; restore it from a backup")
+        word, _, version = lines[0].partition(" ")
+        if word != _FORMAT_WORD or version != str(FORMAT_VERSION):
+            raise VersionMismatch(
+                f"{path} says {lines[0]!r}, this program reads {_FORMAT_WORD} {FORMAT_VERSION}: "
+                "start the version that wrote it, or choose another folder"
+            )
+        return lines[1].partition(" ")[2]
+
+    def segment_ids(self) -> list[int]:
+        """All segments in the folder, ascending."""
+        return sorted(
+            id
+            for name in self.files.listdir(self.segments)
+            if name.endswith(".seg") and (id := segment_of_name(name)) is not None
+        )
+
+    def sidecar_names(self, segment: int) -> list[str]:
+        """The sidecars of a segment, whoever wrote them."""
+        return [
+            name
+            for name in self.files.listdir(self.segments)
+            if name.endswith(".idx") and segment_of_name(name) == segment
+        ]
+
+    def checkpoint_ids(self) -> list[tuple[int, int]]:
+        """(epoch, number) of all checkpoints, ascending."""
+        names = (checkpoint_of_name(name) for name in self.files.listdir(self.checkpoints))
+        return sorted(found for found in names if found is not None)

@@ -1,0 +1,106 @@
+"""Units that were committed and are not yet in a batch.
+
+Filled by the caller's thread, emptied by the writer's; reading sees through it what waits.  Tests:
+tests/unit/store/test_pending.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import final
+
+from store.interface import (
+    CHANGE_DROP_LANE,
+    CHANGE_PURGE,
+    CHANGE_REQUEUE,
+    StoredMessage,
+    UnitOfWork,
+)
+
+
+@final
+class Overlay:
+    """What waiting units change in one lane."""
+
+    __slots__ = ("_published", "_purged", "_removed", "counts", "is_dropped")
+
+    def __init__(self) -> None:
+        self._published: list[tuple[int, StoredMessage]] = []
+        self._removed: set[int] = set()
+        self._purged: list[tuple[int, frozenset[int]]] = []
+        self.counts: dict[int, int] = {}
+        self.is_dropped = False
+
+    def add(self, unit: UnitOfWork, lane: int) -> None:
+        """Take in what a unit does to the lane."""
+        if unit.published:
+            self._published += [(row[2], row[0]) for row in unit.published if row[1] == lane]
+        if unit.acknowledged:
+            self._removed.update(row[1] for row in unit.acknowledged if row[0] == lane)
+        for change in unit.changes:
+            if change[1] != lane:
+                continue
+            if change[0] == CHANGE_PURGE:
+                self._purged.append((change[2], frozenset(change[3])))
+            elif change[0] == CHANGE_DROP_LANE:
+                self.is_dropped = True
+            elif change[0] == CHANGE_REQUEUE:
+                self.counts[change[2]] = change[3]
+
+    def is_alive(self, position: int) -> bool:
+        """Whether no waiting unit removes the message at the position."""
+        if self.is_dropped or position in self._removed:
+            return False
+        return not any(position < end and position not in keep for end, keep in self._purged)
+
+    def rows(self, first: int) -> list[tuple[int, StoredMessage]]:
+        """The messages that wait and live, from `first` on."""
+        return [row for row in self._published if row[0] >= first and self.is_alive(row[0])]
+
+
+@final
+class PendingUnits:
+    """A queue of units between two threads."""
+
+    __slots__ = ("_gate", "_units", "message_count")
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._units: list[UnitOfWork] = []
+        self.message_count = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._units)
+
+    def add(self, unit: UnitOfWork) -> bool:
+        """Append a unit; True if it is the only one, so that the writer may sleep."""
+        with self._gate:
+            self._units.append(unit)
+            self.message_count += len(unit.published)
+            return len(self._units) == 1
+
+    def take(self, messages_max: int) -> list[UnitOfWork]:
+        """Take units from the front: all, or as many as have `messages_max` messages, at least one."""
+        with self._gate:
+            units = self._units
+            if self.message_count <= messages_max:
+                self._units = []
+                self.message_count = 0
+                return units
+            count = taken = 0
+            for unit in units:
+                if count and taken + len(unit.published) > messages_max:
+                    break
+                count += 1
+                taken += len(unit.published)
+            self._units = units[count:]
+            self.message_count -= taken
+            return units[:count]
+
+    def overlay(self, lane: int) -> Overlay:
+        """What the waiting units change in a lane."""
+        overlay = Overlay()
+        with self._gate:
+            for unit in self._units:
+                overlay.add(unit, lane)
+        return overlay

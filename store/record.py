@@ -1,0 +1,238 @@
+"""Records, message chunks and batch headers as bytes: the only module that knows msgpack.
+
+A batch is a header, chunks, and one msgpack array of records.  A chunk is one msgpack array of whole
+messages that lie in the same lanes, located and checksummed by its PUBLISH record, so that replay reads the
+records only and a queue reads nothing but its own messages.  Every record is a tuple that starts with its
+kind.  Layouts: FORMAT.md.  Tests: tests/unit/store/test_record.py.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Any, Final, final
+
+import msgpack
+
+from store.interface import StoredMessage
+
+PUBLISH: Final = 1
+ACKNOWLEDGE: Final = 2
+PURGE: Final = 3
+DROP_LANE: Final = 4
+DEFINE: Final = 5
+HORIZON: Final = 6
+REQUEUE: Final = 7
+OPENING: Final = 8
+DEFINITIONS: Final = 9
+
+RECORD_KINDS: Final[dict[int, str]] = {
+    PUBLISH: "publish",
+    ACKNOWLEDGE: "acknowledge",
+    PURGE: "purge",
+    DROP_LANE: "drop_lane",
+    DEFINE: "define",
+    HORIZON: "horizon",
+    REQUEUE: "requeue",
+    OPENING: "opening",
+    DEFINITIONS: "definitions",
+}
+
+Record = tuple[Any, ...]
+"""(kind, …); the fields of each kind are in FORMAT.md."""
+
+BATCH_MAGIC: Final = b"gmB1"
+BATCH_ALIGN: Final = 64
+_BATCH: Final = struct.Struct("<4sIQQIIQIII8xI")
+BATCH_HEADER_BYTES: Final = _BATCH.size
+
+FLAG_OPENING: Final = 1
+
+_BATCH_FIELDS: Final = struct.Struct("<4sIQQIIQIII8x")
+_CRC: Final = struct.Struct("<I")
+
+_message_fields = attrgetter(
+    "exchange",
+    "routing_key",
+    "format",
+    "header",
+    "body",
+    "is_persistent",
+    "priority",
+    "published_at",
+    "expires_at",
+)
+
+
+@final
+class BatchHeader:
+    """The fixed fields of a batch."""
+
+    __slots__ = (
+        "body_bytes",
+        "crc",
+        "durable",
+        "epoch",
+        "flags",
+        "number",
+        "previous_crc",
+        "record_count",
+        "records_bytes",
+    )
+
+    def __init__(
+        self,
+        epoch: int,
+        number: int,
+        durable: int,
+        records_bytes: int,
+        record_count: int,
+        body_bytes: int,
+        previous_crc: int,
+        flags: int,
+        crc: int = 0,
+    ) -> None:
+        self.epoch = epoch
+        self.number = number
+        self.durable = durable
+        self.records_bytes = records_bytes
+        self.record_count = record_count
+        self.body_bytes = body_bytes
+        self.previous_crc = previous_crc
+        self.flags = flags
+        self.crc = crc
+
+    @property
+    def total_bytes(self) -> int:
+        """Length on disk with the padding that follows."""
+        return aligned(BATCH_HEADER_BYTES + self.records_bytes + self.body_bytes)
+
+
+def aligned(size_bytes: int) -> int:
+    """Round up to where the next batch may start."""
+    return (size_bytes + BATCH_ALIGN - 1) & -BATCH_ALIGN
+
+
+def encode_header(header: BatchHeader, records: bytes, salt: int) -> bytes:
+    """Give the header's bytes, with the checksum of header and records; sets `header.crc`."""
+    fields = _BATCH_FIELDS.pack(
+        BATCH_MAGIC,
+        header.epoch,
+        header.number,
+        header.durable,
+        header.records_bytes,
+        header.record_count,
+        header.body_bytes,
+        header.previous_crc,
+        header.flags,
+        0,
+    )
+    header.crc = zlib.crc32(records, zlib.crc32(fields, salt))
+    return fields + _CRC.pack(header.crc)
+
+
+def decode_header(raw: bytes) -> BatchHeader | None:
+    """Read the fields; None if these are not the bytes of a header.  The checksum is not looked at."""
+    if len(raw) < BATCH_HEADER_BYTES or raw[:4] != BATCH_MAGIC:
+        return None
+    _, epoch, number, durable, records, count, body, previous, flags, _, crc = _BATCH.unpack(
+        raw[:BATCH_HEADER_BYTES]
+    )
+    return BatchHeader(epoch, number, durable, records, count, body, previous, flags, crc)
+
+
+def is_intact(raw: bytes, header: BatchHeader, records: bytes, salt: int) -> bool:
+    """Whether header and records are what was written into the segment with this salt."""
+    fields = raw[: _BATCH_FIELDS.size]
+    return zlib.crc32(records, zlib.crc32(fields, salt)) == header.crc
+
+
+def encode_records(records: list[Record]) -> bytes:
+    """Pack all records of a batch in one call."""
+    packed: bytes = msgpack.packb(records, use_bin_type=True)
+    return packed
+
+
+def decode_records(raw: bytes) -> list[Record]:
+    """Unpack the records of a batch.  Raises ValueError when they make no sense."""
+    records: list[Record] = decode_value(raw)
+    return records
+
+
+def encode_chunk(messages: list[StoredMessage]) -> bytes:
+    """Pack whole messages, bodies and all, in one call."""
+    packed: bytes = msgpack.packb(list(map(_message_fields, messages)), use_bin_type=True)
+    return packed
+
+
+def decode_chunk(raw: bytes, segment: int, offset: int) -> list[StoredMessage]:
+    """Make the messages of a chunk that lies at `offset` of `segment`."""
+    messages = []
+    for exchange, key, format, header, body, persistent, priority, at, expires in decode_value(raw):
+        message = StoredMessage(
+            exchange,
+            key,
+            format,
+            header,
+            body,
+            is_persistent=persistent,
+            priority=priority,
+            published_at=at,
+            expires_at=expires,
+        )
+        message.segment = segment
+        message.offset = offset
+        message.size = len(body) + len(header)
+        messages.append(message)
+    return messages
+
+
+def message_bytes(message: StoredMessage) -> int:
+    """What a message counts for in the figures of lanes and segments: header and body."""
+    return len(message.body) + len(message.header)
+
+
+def encode_value(value: object) -> bytes:
+    """Pack anything made of numbers, text, bytes, lists and maps."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def decode_value(raw: bytes) -> Any:
+    """Unpack one value; lists come as lists.  Raises ValueError when the bytes make no sense."""
+    try:
+        return msgpack.unpackb(raw, raw=False, strict_map_key=False)
+    except (msgpack.UnpackException, ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"not msgpack: {error!r}") from error
+
+
+def ranges_of(positions: list[int]) -> list[int]:
+    """Fold ascending positions into [first, count, first, count …]."""
+    first = positions[0]
+    count = len(positions)
+    if positions[-1] - first + 1 == count:
+        return [first, count]
+    ranges = []
+    start = expected = first
+    for position in positions:
+        if position != expected:
+            ranges.append(start)
+            ranges.append(expected - start)
+            start = position
+        expected = position + 1
+    ranges.append(start)
+    ranges.append(expected - start)
+    return ranges
+
+
+def positions_of(ranges: list[int]) -> Iterable[int]:
+    """Unfold [first, count …] into positions."""
+    if len(ranges) == 2:
+        return range(ranges[0], ranges[0] + ranges[1])
+    return [
+        position
+        for index in range(0, len(ranges), 2)
+        for position in range(ranges[index], ranges[index] + ranges[index + 1])
+    ]

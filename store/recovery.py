@@ -1,0 +1,329 @@
+"""From the files of a store to its state: newest valid checkpoint, chain of epochs, replay.
+
+Only reads.  A bad batch is a torn tail only if nothing valid follows it and nothing says that it was durable;
+everything else is damage and stops the start.  Steps and reasons: FORMAT.md.  Tests:
+tests/unit/store/test_recovery.py, tests/property/test_store_crash.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, final
+
+from store.checkpoint import Checkpoint, Place, checkpoint_name, decode_checkpoint
+from store.errors import Corrupt, VersionMismatch
+from store.index import State
+from store.layout import Layout
+from store.record import FLAG_OPENING, OPENING, PUBLISH
+from store.segment import (
+    NUMBER_BITS,
+    SEGMENT_HEADER_BYTES,
+    Batch,
+    Segment,
+    open_segment,
+    segment_name,
+)
+
+_LOG: Final = logging.getLogger("store")
+
+
+@final
+class Opening:
+    """What an epoch says of its predecessor: its epoch, and where its history ends."""
+
+    __slots__ = ("end", "epoch", "predecessor", "segment")
+
+    def __init__(self, epoch: int, predecessor: int, end: Place, segment: int) -> None:
+        self.epoch = epoch
+        self.predecessor = predecessor
+        self.end = end
+        self.segment = segment
+
+
+@final
+class History:
+    """What recovery found: the state, its last place, and what that cost."""
+
+    __slots__ = (
+        "checkpoints",
+        "damaged",
+        "debt_bytes",
+        "debt_records",
+        "epoch",
+        "is_torn",
+        "place",
+        "state",
+    )
+
+    def __init__(self, state: State, place: Place, epoch: int) -> None:
+        self.state = state
+        self.place = place
+        self.epoch = epoch
+        self.debt_bytes = 0
+        self.debt_records = 0
+        self.is_torn = False
+        # Valid checkpoints, oldest first, and the paths of damaged ones.
+        self.checkpoints: list[tuple[int, int, Place]] = []
+        self.damaged: list[str] = []
+
+
+def recover(layout: Layout, own_epoch: int) -> History | None:
+    """Read the state of a store as of its last whole batch; None for a store that never began.  Raises Corrupt."""
+    segments: dict[int, list[int]] = {}
+    for id in layout.segment_ids():
+        if id >> NUMBER_BITS < own_epoch:
+            segments.setdefault(id >> NUMBER_BITS, []).append(id)
+    checkpoints, damaged = _load_checkpoints(layout)
+    openings = _openings(layout, segments)
+    chain = _chain(openings)
+    checkpoint = _newest(checkpoints, chain, openings)
+    if checkpoint is None:
+        if checkpoints or damaged or _has_history(layout, segments):
+            path = damaged[-1] if damaged else layout.checkpoints
+            raise Corrupt(
+                path, 0, "no usable checkpoint is left; see `gridmsg store verify` and `salvage`"
+            )
+        return None
+    history = History(checkpoint.state, checkpoint.place, checkpoint.epoch)
+    history.damaged = damaged
+    history.checkpoints = [(c.epoch, c.number, c.place) for c in checkpoints]
+    _replay(layout, history, segments, openings, [e for e in chain if e >= checkpoint.epoch])
+    return history
+
+
+def _load_checkpoints(layout: Layout) -> tuple[list[Checkpoint], list[str]]:
+    valid: list[Checkpoint] = []
+    damaged: list[str] = []
+    for epoch, number in reversed(layout.checkpoint_ids()):
+        path = f"{layout.checkpoints}/{checkpoint_name(epoch, number)}"
+        try:
+            found = decode_checkpoint(layout.files.read_whole(path), path)
+            if (found.epoch, found.number) != (epoch, number):
+                raise Corrupt(path, 0, "the checkpoint carries another name inside")
+            valid.append(found)
+        except Corrupt as error:
+            _LOG.error("%s; an older checkpoint is used", error)
+            damaged.append(path)
+        if len(valid) == 2:
+            break
+    valid.reverse()
+    return valid, damaged
+
+
+def _openings(layout: Layout, segments: dict[int, list[int]]) -> dict[int, Opening]:
+    """The opening batch of every epoch that has one."""
+    openings = {}
+    for epoch, ids in segments.items():
+        try:
+            segment = open_segment(layout.files, layout.segments, ids[0])
+        except Corrupt:
+            # Created, but its header never reached the disk; with batches in later segments it is damage.
+            if len(ids) > 1:
+                raise
+            continue
+        try:
+            batch = segment.read_batch(SEGMENT_HEADER_BYTES)
+            if batch is not None and batch.header.flags & FLAG_OPENING:
+                record = next(r for r in batch.records if r[0] == OPENING)
+                end = Place(record[4], record[5], record[2], record[3])
+                openings[epoch] = Opening(epoch, record[1], end, ids[0])
+            elif batch is None and segment.find_batch(SEGMENT_HEADER_BYTES, 0) is not None:
+                raise Corrupt(segment.path, SEGMENT_HEADER_BYTES, "the opening batch is damaged")
+        finally:
+            segment.close()
+    return openings
+
+
+def _chain(openings: dict[int, Opening]) -> list[int]:
+    """The epochs that are history, oldest first: from the highest that opened, back."""
+    chain: list[int] = []
+    epoch = max(openings, default=0)
+    while epoch:
+        chain.append(epoch)
+        opening = openings.get(epoch)
+        epoch = opening.predecessor if opening is not None else 0
+    chain.reverse()
+    return chain
+
+
+def _newest(
+    checkpoints: list[Checkpoint], chain: list[int], openings: dict[int, Opening]
+) -> Checkpoint | None:
+    """The newest checkpoint within the chain: one that a fenced-off owner wrote is not."""
+    for checkpoint in reversed(checkpoints):
+        later = [openings[e] for e in chain if e > checkpoint.epoch and e in openings]
+        if not later:
+            return checkpoint
+        if (
+            later[0].predecessor == checkpoint.epoch
+            and later[0].end.batch >= checkpoint.place.batch
+        ):
+            return checkpoint
+    return None
+
+
+def _has_history(layout: Layout, segments: dict[int, list[int]]) -> bool:
+    """Whether any segment holds a batch after an opening: a store that promised something."""
+    for ids in segments.values():
+        for id in ids:
+            try:
+                segment = open_segment(layout.files, layout.segments, id)
+            except Corrupt:
+                continue
+            try:
+                if segment.find_batch(SEGMENT_HEADER_BYTES, 2) is not None:
+                    return True
+            finally:
+                segment.close()
+    return False
+
+
+def _replay(
+    layout: Layout,
+    history: History,
+    segments: dict[int, list[int]],
+    openings: dict[int, Opening],
+    chain: list[int],
+) -> None:
+    epochs = chain or [history.epoch]
+    for index, epoch in enumerate(epochs):
+        following = openings[epochs[index + 1]] if index + 1 < len(epochs) else None
+        ids = segments.get(epoch, [])
+        if index == 0:
+            start = (history.place.segment, history.place.offset)
+        else:
+            start = (openings[epoch].segment, SEGMENT_HEADER_BYTES)
+        history.epoch = epoch
+        _EpochReplay(layout, history, ids, following).run(*start)
+
+
+@final
+class _EpochReplay:
+    """Replays the batches of one epoch; each takes effect once its successor proves it whole."""
+
+    __slots__ = ("_files", "_folder", "_following", "_history", "_ids", "_waiting")
+
+    def __init__(
+        self, layout: Layout, history: History, ids: list[int], following: Opening | None
+    ) -> None:
+        self._files = layout.files
+        self._folder = layout.segments
+        self._history = history
+        self._ids = ids
+        self._following = following
+        self._waiting: Batch | None = None
+
+    def run(self, segment_id: int, offset: int) -> None:
+        """Replay from a place to the end of the epoch."""
+        expected = self._history.place.batch + 1
+        end_batch = self._following.end.batch if self._following is not None else None
+        segment = open_segment(self._files, self._folder, segment_id)
+        try:
+            while end_batch is None or expected <= end_batch:
+                batch = segment.read_batch(offset)
+                if batch is None or batch.header.number != expected:
+                    found = self._find_next(segment.id, expected)
+                    if found is None:
+                        break
+                    segment.close()
+                    segment = found
+                    offset = SEGMENT_HEADER_BYTES
+                    continue
+                self._take()
+                self._waiting = batch
+                offset = batch.end
+                expected += 1
+            if end_batch is None:
+                self._finish(segment, offset, expected)
+            elif expected <= end_batch:
+                raise Corrupt(segment.path, offset, f"batch {expected} is damaged or missing")
+            else:
+                self._take()
+        finally:
+            segment.close()
+
+    def _find_next(self, current: int, expected: int) -> Segment | None:
+        """The segment of this epoch that starts with the batch expected next."""
+        for id in self._ids:
+            if id == current or id in self._history.state.segments:
+                continue
+            try:
+                segment = open_segment(self._files, self._folder, id)
+            except Corrupt:
+                continue
+            batch = segment.read_batch(SEGMENT_HEADER_BYTES)
+            if batch is not None and batch.header.number == expected:
+                return segment
+            segment.close()
+        return None
+
+    def _take(self) -> None:
+        batch = self._waiting
+        if batch is None:
+            return
+        self._waiting = None
+        history = self._history
+        state = history.state
+        for record in batch.records:
+            try:
+                state.apply(record, batch.segment, batch.chunks_offset)
+            except ValueError as error:
+                raise VersionMismatch(
+                    f"batch {batch.header.number} in {segment_name(batch.segment)}: {error}; "
+                    "it was written by a newer version, start that one"
+                ) from error
+        figures = state.segment(batch.segment)
+        figures.last_batch = batch.header.number
+        figures.used_bytes = batch.end
+        history.place = Place(batch.header.number, batch.header.crc, batch.segment, batch.end)
+        history.debt_bytes += batch.header.total_bytes
+        history.debt_records += len(batch.records)
+
+    def _finish(self, segment: Segment, offset: int, expected: int) -> None:
+        """Decide what ends the newest epoch: clean, torn, or damaged."""
+        batch = self._waiting
+        if batch is not None and not _are_chunks_whole(segment, batch):
+            self._waiting = None
+            offset, expected = batch.offset, expected - 1
+            self._history.is_torn = True
+        # Searched from behind the tail's first bytes: a batch that failed above cannot be found again.
+        later = segment.find_batch(offset + 1, expected)
+        if later is None:
+            later = self._find_later(segment.id, expected)
+        if later is not None and (batch is None or later.header.number != batch.header.number):
+            raise Corrupt(
+                segment.path,
+                offset,
+                f"batch {expected} is damaged: a later one ({later.header.number}) is whole",
+            )
+        if any(segment.file.read(offset, 4)):
+            self._history.is_torn = True
+        if self._history.is_torn:
+            _LOG.warning("%s: torn batch %d at offset %d is cut", segment.path, expected, offset)
+        self._take()
+
+    def _find_later(self, current: int, expected: int) -> Batch | None:
+        for id in self._ids:
+            if id == current or id in self._history.state.segments:
+                continue
+            try:
+                segment = open_segment(self._files, self._folder, id)
+            except Corrupt:
+                continue
+            try:
+                batch = segment.read_batch(SEGMENT_HEADER_BYTES)
+            finally:
+                segment.close()
+            if batch is not None and batch.header.number >= expected:
+                return batch
+        return None
+
+
+def _are_chunks_whole(segment: Segment, batch: Batch) -> bool:
+    for record in batch.records:
+        if record[0] == PUBLISH:
+            try:
+                segment.read_chunk(batch.chunks_offset + record[1], record[2], record[3])
+            except Corrupt:
+                return False
+    return True

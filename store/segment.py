@@ -1,0 +1,209 @@
+"""A segment: one preallocated file of batches, appended to by one epoch only.
+
+Invariants: batches lie back to back from SEGMENT_HEADER_BYTES on, each seeded with the segment's random salt, so that
+neither old bytes nor a message body that is a copy of a journal can pass for one; nothing is ever
+overwritten or truncated.  Layout: FORMAT.md.  Tests: tests/unit/store/test_segment.py.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Final, final
+
+from store.errors import Corrupt
+from store.files import File, FileSystem
+from store.record import (
+    BATCH_ALIGN,
+    BATCH_HEADER_BYTES,
+    BATCH_MAGIC,
+    BatchHeader,
+    Record,
+    aligned,
+    decode_header,
+    decode_records,
+    encode_header,
+    encode_records,
+    is_intact,
+)
+
+SEGMENT_MAGIC: Final = b"gmSEGM1\n"
+SEGMENT_HEADER_BYTES: Final = 4096
+_HEADER: Final = struct.Struct("<8sIIQQI")
+_CRC: Final = struct.Struct("<I")
+NUMBER_BITS: Final = 40
+_SCAN_BYTES: Final = 1 << 20
+
+
+def segment_id(epoch: int, number: int) -> int:
+    """Fold epoch and number into the one integer that records and indexes use; it sorts in order."""
+    return epoch << NUMBER_BITS | number
+
+
+def segment_name(segment: int) -> str:
+    """Give the file name of a segment."""
+    return f"{segment >> NUMBER_BITS:06d}-{segment & (1 << NUMBER_BITS) - 1:012d}.seg"
+
+
+def sidecar_name(segment: int, epoch: int) -> str:
+    """Give the file name of the sidecar that `epoch` writes for a segment."""
+    return f"{segment_name(segment)[:-4]}.{epoch:06d}.idx"
+
+
+def segment_of_name(name: str) -> int | None:
+    """Give the segment that a segment's or sidecar's file name belongs to, or None."""
+    stem = name.split(".", 1)
+    epoch, dash, number = stem[0].partition("-")
+    if len(stem) != 2 or not dash or not epoch.isdecimal() or not number.isdecimal():
+        return None
+    return segment_id(int(epoch), int(number))
+
+
+@final
+class Batch:
+    """A batch as read back: its header, its records, and where it and its chunks lie."""
+
+    __slots__ = ("header", "offset", "records", "segment")
+
+    def __init__(
+        self, segment: int, offset: int, header: BatchHeader, records: list[Record]
+    ) -> None:
+        self.segment = segment
+        self.offset = offset
+        self.header = header
+        self.records = records
+
+    @property
+    def chunks_offset(self) -> int:
+        """Where in the segment the first chunk starts."""
+        return self.offset + BATCH_HEADER_BYTES
+
+    @property
+    def end(self) -> int:
+        """Where in the segment the next batch starts."""
+        return self.offset + self.header.total_bytes
+
+
+@final
+class Segment:
+    """An open segment file."""
+
+    __slots__ = ("file", "id", "path", "salt", "size_bytes")
+
+    def __init__(self, id: int, path: str, file: File, salt: int, size_bytes: int) -> None:
+        self.id = id
+        self.path = path
+        self.file = file
+        self.salt = salt
+        self.size_bytes = size_bytes
+
+    def read_batch(self, offset: int) -> Batch | None:
+        """Read header and records at `offset`; None unless they are whole and intact."""
+        if offset + BATCH_HEADER_BYTES > self.size_bytes:
+            return None
+        raw = self.file.read(offset, BATCH_HEADER_BYTES)
+        header = decode_header(raw)
+        if header is None or header.epoch != self.id >> NUMBER_BITS:
+            return None
+        if offset + header.total_bytes > self.size_bytes:
+            return None
+        records = self.file.read(
+            offset + BATCH_HEADER_BYTES + header.body_bytes, header.records_bytes
+        )
+        if not is_intact(raw, header, records, self.salt):
+            return None
+        try:
+            decoded = decode_records(records)
+        except ValueError as error:
+            raise Corrupt(self.path, offset, f"batch {header.number}: {error}") from error
+        return Batch(self.id, offset, header, decoded)
+
+    def read_chunk(self, offset: int, size_bytes: int, crc: int) -> bytes:
+        """Read and check a chunk.  Raises Corrupt."""
+        raw = self.file.read(offset, size_bytes)
+        if len(raw) != size_bytes or zlib.crc32(raw, self.salt) != crc:
+            raise Corrupt(self.path, offset, f"messages ({size_bytes} bytes) fail their checksum")
+        return raw
+
+    def find_batch(self, offset: int, number_min: int) -> Batch | None:
+        """Search from `offset` to the end for an intact batch numbered `number_min` or higher."""
+        offset = aligned(offset)
+        while offset < self.size_bytes:
+            block = self.file.read(offset, _SCAN_BYTES)
+            at = block.find(BATCH_MAGIC)
+            while at >= 0:
+                if at % BATCH_ALIGN == 0:
+                    batch = self.read_batch(offset + at)
+                    if batch is not None and batch.header.number >= number_min:
+                        return batch
+                at = block.find(BATCH_MAGIC, at + 1)
+            if len(block) < _SCAN_BYTES:
+                break
+            offset += len(block)
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def create_segment(
+    files: FileSystem,
+    folder: str,
+    id: int,
+    salt: int,
+    size_bytes: int,
+    is_prewritten: bool,
+) -> Segment:
+    """Make a segment and return once its space, header and name are on stable storage."""
+    path = f"{folder}/{segment_name(id)}"
+    file = files.create(path)
+    try:
+        file.reserve(size_bytes, is_prewritten)
+        epoch, number = id >> NUMBER_BITS, id & (1 << NUMBER_BITS) - 1
+        fields = _HEADER.pack(SEGMENT_MAGIC, epoch, 0, number, size_bytes, salt)
+        file.write(0, [fields, _CRC.pack(zlib.crc32(fields))])
+        file.sync()
+        files.sync_folder(folder)
+    except BaseException:
+        file.close()
+        raise
+    return Segment(id, path, file, salt, size_bytes)
+
+
+def open_segment(files: FileSystem, folder: str, id: int) -> Segment:
+    """Open a segment for reading.  Raises Corrupt when the header is not its own."""
+    path = f"{folder}/{segment_name(id)}"
+    try:
+        file = files.open(path)
+    except FileNotFoundError as error:
+        raise Corrupt(path, 0, "the segment is missing") from error
+    raw = file.read(0, _HEADER.size + _CRC.size)
+    reason = ""
+    if len(raw) < _HEADER.size + _CRC.size or raw[:8] != SEGMENT_MAGIC:
+        reason = "not the header of a segment"
+    elif zlib.crc32(raw[: _HEADER.size]) != _CRC.unpack(raw[_HEADER.size :])[0]:
+        reason = "the segment's header fails its checksum"
+    else:
+        _, epoch, _, number, size_bytes, salt = _HEADER.unpack(raw[: _HEADER.size])
+        if segment_id(epoch, number) != id:
+            reason = f"the header belongs to {segment_name(segment_id(epoch, number))}"
+    if reason:
+        file.close()
+        raise Corrupt(path, 0, reason)
+    return Segment(id, path, file, salt, size_bytes)
+
+
+def encode_batch(
+    header: BatchHeader, records: list[Record], chunks: list[bytes], salt: int
+) -> list[bytes]:
+    """Give the buffers of a batch, padding included; fills in the lengths and checksum of `header`."""
+    packed = encode_records(records)
+    header.records_bytes = len(packed)
+    header.record_count = len(records)
+    header.body_bytes = sum(map(len, chunks))
+    used = BATCH_HEADER_BYTES + len(packed) + header.body_bytes
+    parts = [encode_header(header, packed, salt), *chunks, packed]
+    if used % BATCH_ALIGN:
+        parts.append(bytes(aligned(used) - used))
+    return parts
