@@ -24,7 +24,7 @@ from typing import Final, Protocol, final
 from agents.errors import AgentError
 from agents.replays.control import ControlMessage, read_control_message
 from agents.replays.destination import exchange_address
-from agents.replays.request import read_request
+from agents.replays.request import RequestError, read_request
 from agents.transport import Incoming, Outgoing
 
 CONTROL_EXCHANGE: Final = "amq.direct"
@@ -98,12 +98,7 @@ class Asked:
             "control_key": self.control_key,
         }
         if filter_text:
-            is_json = filter_text.lstrip().startswith("{")
-            fields["filter"] = (
-                json.loads(filter_text)
-                if is_json
-                else {"query": {"query_string": {"query": filter_text}}}
-            )
+            fields["filter"] = _filter_query(filter_text)
         self.body = json.dumps(fields).encode()
         read_request(self.body)
 
@@ -158,6 +153,16 @@ def _await_connection(wire: Wire, timeout_s: float, now: Callable[[], float]) ->
     deadline = now() + timeout_s
     while not wire.is_connected() and now() < deadline:
         time.sleep(0.02)
+
+
+def _filter_query(text: str) -> object:
+    if not text.lstrip().startswith("{"):
+        return {"query": {"query_string": {"query": text}}}
+    try:
+        query: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError("filter", f"not JSON: {error}") from error
+    return query
 
 
 def _moment_text(moment: datetime | date, time_of_day: clock_time) -> str:
