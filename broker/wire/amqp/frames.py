@@ -235,7 +235,13 @@ class FrameParser:
     def _take_method(
         self, channel: int, payload: bytes, content: Content | None, commands: list[Command]
     ) -> None:
-        if content is not None:
+        if content is not None and content.is_refused:
+            # A peer that heard of the refusal may leave out the rest.
+            del self._contents[channel]
+            if payload[:4] != PUBLISH:
+                commands.append((channel, payload, None, None, 0))
+                return
+        elif content is not None:
             if content.header is None:
                 raise _unexpected(
                     f"expected content header for class {_BASIC}, got non content header frame instead"
