@@ -56,7 +56,13 @@ class StoreChanges:
 
     def since(self, position: str) -> tuple[list[date], str]:
         after = int(position) if position.isdecimal() else 0
-        found = self._store.changed_days(after)
+        # The last change seen is asked for again: where neither it nor a later one is there, the
+        # store was made anew, and its numbers began again.
+        found = self._store.changed_days(after - 1) if after else []
+        if not found:
+            after = 0
+            found = self._store.changed_days(0)
+        found = [(day, change) for day, change in found if change > after]
         return [day for day, _ in found], str(max([after, *[change for _, change in found]]))
 
 
