@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
+    from agents.config import AgentSettings
+
 AGENTS: Final = ("collector", "database", "summary", "replay")
 PAUSE_SECONDS_MIN: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 30.0
@@ -156,24 +158,42 @@ class Site:
                 self._write(f"{child.name:<9} | {line}")
 
 
-def run(place: Place, without: tuple[str, ...] = ()) -> int:
+def agent_children(
+    gridmsg: Sequence[str],
+    site_arguments: Sequence[str],
+    databases: Sequence[str],
+    without: tuple[str, ...] = (),
+) -> list[Child]:
+    """A child for each agent, one for each database."""
+    children = []
+    for name in AGENTS:
+        if name in without:
+            continue
+        if name != "database" or len(databases) == 1:
+            children.append(Child(name, [*gridmsg, name, "run", *site_arguments]))
+            continue
+        children += [
+            Child(one, [*gridmsg, "database", "run", "--name", one, *site_arguments])
+            for one in databases
+        ]
+    return children
+
+
+def run(place: Place, settings: AgentSettings, without: tuple[str, ...] = ()) -> int:
     """Run the site until told to stop; raises Failure if it cannot start."""
     check_folder(place.data_folder)
     addresses: list[tuple[str, str, int]] = [
         (one.protocol, one.host, one.port) for one in place.config.listeners if one.port
     ]
     if "collector" not in without:
-        host, port = split_address(place.collector_address())
+        host, port = split_address(settings.collector.address)
         addresses.append(("collector", host, port))
     check_ports(addresses)
     gridmsg = [sys.executable, "-m", "broker"]
     site_arguments = place.arguments()
     broker = Child("broker", [*gridmsg, "broker", "run", *site_arguments])
-    agents = [
-        Child(name, [*gridmsg, name, "run", *site_arguments])
-        for name in AGENTS
-        if name not in without
-    ]
+    databases = [one.name for one in settings.database]
+    agents = agent_children(gridmsg, site_arguments, databases, without)
     site = Site([broker, *agents], _write_line)
     stopping: list[int] = []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from broker.cli.base import (
     site_options,
     table_lines,
 )
+
+if TYPE_CHECKING:
+    from agents.config import AgentSettings
 
 STOP_SECONDS = 30.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -47,8 +50,7 @@ def up(place: Place, without: tuple[str, ...]) -> int:
     """Run the whole site: the broker and its agents, until Ctrl-C or SIGTERM."""
     from broker import up as supervision
 
-    check_agents(place)
-    return supervision.run(place, without)
+    return supervision.run(place, agent_settings(place), without)
 
 
 @click.group()
@@ -81,7 +83,7 @@ def broker_run(place: Place, log_level: str) -> int:
 def broker_check(place: Place, as_json: bool, show_all: bool) -> None:
     """Check the configuration without starting, and show where each value came from."""
     config = place.config
-    check_agents(place)
+    agent_settings(place)
     values = config.document.values.values()
     rows = [
         {"key": one.key, "value": one.shown(), "origin": one.origin}
@@ -135,7 +137,7 @@ def broker_stop(place: Place) -> None:
 @site_options
 def broker_reload(place: Place) -> None:
     """Check the configuration anew and say what a running broker must be restarted for."""
-    check_agents(place)
+    agent_settings(place)
     pid = running_pid(place)
     if pid is None:
         raise Failure(f"no broker runs on {place.data_folder}: start it with `gridmsg broker run`")
@@ -193,8 +195,8 @@ def status_lines(overview: dict[str, Any], queues: list[dict[str, Any]]) -> list
     return lines
 
 
-def check_agents(place: Place) -> None:
-    """Check the agents' sections of the configuration; raises ConfigError or Failure."""
+def agent_settings(place: Place) -> AgentSettings:
+    """The agents' settings, checked; raises ConfigError or Failure."""
     from agents import config as agents_config
     from agents.errors import SettingsError
 
@@ -205,7 +207,7 @@ def check_agents(place: Place) -> None:
     document.section("summary", agents_config.SummarySettings)
     document.section("replay", agents_config.ReplaySettings)
     try:
-        agents_config.settings_from(
+        return agents_config.settings_from(
             document.tables("collector", "database", "summary", "replay"),
             config.port_offset,
             str(config.file or "configuration"),
