@@ -348,7 +348,8 @@ class Lane:
         lane.dead = PositionSet.thaw(frozen[4])
         lane.requeued = frozen[5]
         for figures, pages in zip(frozen[6], frozen[7], strict=True):
-            run = Run(*figures, [tuple(page) for page in pages])
+            segment, first, last, count, size_bytes = figures
+            run = Run(segment, first, last, count, size_bytes, [tuple(page) for page in pages])
             lane.runs.append(run)
             lane.count += run.count
             lane.bytes += run.bytes

@@ -445,8 +445,9 @@ class Journal:
 
         def prepare() -> None:
             try:
-                self._supply.prepare()
-            except (OSError, StoreError) as error:
+                if self.failure is None:
+                    self._supply.prepare()
+            except Exception as error:
                 self._fail(error)
             self._is_preparing = False
             if self._supply.is_short != self._is_space_low:
@@ -468,7 +469,7 @@ class Journal:
             try:
                 if self.failure is None:
                     self._keep(capture)
-            except (OSError, StoreError) as error:
+            except Exception as error:
                 self._fail(error)
             self._is_checkpointing = False
             self._writer.wake()

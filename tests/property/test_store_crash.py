@@ -1,0 +1,253 @@
+"""Random work on a simulated disk, a crash at any call, and the store must be a prefix of what was committed."""
+
+import errno
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from store.errors import StoreError
+from tests.support.disk import Crashed, SimulatedDisk
+from tests.support.store_drive import Stepped, message, unit
+
+ROUNDS = settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+
+
+class Model:
+    """Lanes as dictionaries, one copy per commit."""
+
+    def __init__(self):
+        self.lanes = {}
+        self.definitions = {}
+
+    def copy(self):
+        made = Model()
+        made.lanes = {lane: dict(rows) for lane, rows in self.lanes.items()}
+        made.definitions = dict(self.definitions)
+        return made
+
+    def alive(self):
+        return {lane: rows for lane, rows in self.lanes.items() if rows}
+
+
+class Work:
+    """Makes units from drawn numbers and keeps what they must lead to."""
+
+    def __init__(self, random):
+        self.random = random
+        self.history = [Model()]
+        self.next = {}
+        self.serial = 0
+        self.dropped = set()
+
+    def unit(self):
+        model = self.history[-1].copy()
+        made = unit()
+        for _ in range(self.random.randrange(0, 4)):
+            self._publish(made, model)
+        for _ in range(self.random.randrange(0, 4)):
+            self._acknowledge(made, model)
+        if self.random.random() < 0.15:
+            self._change(made, model)
+        if made:
+            self.history.append(model)
+        return made
+
+    def _publish(self, made, model):
+        self.serial += 1
+        size = self.random.choice([0, 1, 40, 300, 300, 3000])
+        sent = message(b"%d:" % self.serial + bytes(size), b"h%d" % self.serial)
+        lanes = self.random.sample([1, 2, 3, 4], self.random.choice([1, 1, 1, 2, 3]))
+        for lane in lanes:
+            lane += 10 * sum(1 for d in self.dropped if d % 10 == lane)
+            position = self.next.get(lane, 0)
+            if self.random.random() < 0.1:
+                position += self.random.randrange(1, 5000)
+            self.next[lane] = position + 1
+            made.published.append((sent, lane, position))
+            model.lanes.setdefault(lane, {})[position] = (sent, 0)
+
+    def _acknowledge(self, made, model):
+        alive = model.alive()
+        if not alive:
+            return
+        lane = self.random.choice(sorted(alive))
+        positions = sorted(alive[lane])
+        start = 0 if self.random.random() < 0.6 else self.random.randrange(len(positions))
+        for position in positions[start : start + self.random.randrange(1, 12)]:
+            made.acknowledged.append((lane, position, model.lanes[lane].pop(position)[0]))
+
+    def _change(self, made, model):
+        kind = self.random.randrange(4)
+        alive = sorted(model.alive())
+        if kind == 0 or not alive:
+            key, value = f"q{self.random.randrange(3)}", self.random.choice([None, {"v": 1}])
+            made.define(key, value)
+            model.definitions.pop(key, None)
+            if value is not None:
+                model.definitions[key] = value
+            return
+        lane = self.random.choice(alive)
+        rows = model.lanes[lane]
+        if kind == 1:
+            end = self.random.choice(sorted(rows)) + 1
+            keep = [p for p in rows if self.random.random() < 0.3]
+            made.purge(lane, end, keep)
+            for position in [p for p in rows if p < end and p not in keep]:
+                del rows[position]
+        elif kind == 2:
+            made.drop_lane(lane)
+            model.lanes.pop(lane)
+            self.dropped.add(lane)
+        else:
+            position = self.random.choice(sorted(rows))
+            made.requeue(lane, position, 2)
+            rows[position] = (rows[position][0], 2)
+
+    def adopt(self, kept, recovered):
+        """Go on from the commit that a recovery came back to."""
+        self.history = self.history[: kept + 1]
+        for lane, state in recovered.lanes.items():
+            self.next[lane] = max(self.next.get(lane, 0), state.next)
+
+
+def content(journal, lanes):
+    """All that a store holds, read in small windows."""
+    found = {}
+    for lane in lanes:
+        first = 0
+        while rows := journal.read(lane, first, 5, 2000):
+            for position, stored, count in rows:
+                assert position >= first
+                found.setdefault(lane, {})[position] = (stored.header, stored.body, count)
+                first = position + 1
+    return found
+
+
+def expected(model):
+    return {
+        lane: {p: (m.header, m.body, count) for p, (m, count) in rows.items()}
+        for lane, rows in model.alive().items()
+    }
+
+
+def find_commit(work, stepped, durable):
+    """The commit whose model the store equals: at least the durable one."""
+    lanes = {lane for model in work.history for lane in model.lanes}
+    found = content(stepped.journal, lanes)
+    for commit in range(durable, len(work.history)):
+        model = work.history[commit]
+        if expected(model) == found and model.definitions == stepped.recovered.definitions:
+            check_figures(stepped, model)
+            return commit
+    raise AssertionError(f"no commit from {durable} on leads to {found}")
+
+
+def check_figures(stepped, model):
+    lanes = stepped.recovered.lanes
+    for lane, rows in model.alive().items():
+        state = lanes[lane]
+        assert state.count == len(rows)
+        assert state.first == min(rows) and state.next > max(rows)
+        assert state.bytes == sum(len(m.body) + len(m.header) for m, _ in rows.values())
+        assert lane < stepped.recovered.next_lane
+    journal = stepped.journal._state
+    totals = {}
+    for lane in journal.lanes.values():
+        for run in lane.runs:
+            totals[run.segment] = totals.get(run.segment, 0) + run.count
+    assert {s.id: s.count for s in journal.segments.values() if s.count} == totals
+
+
+def work_on(stepped, work, steps, random):
+    """Random units, steps and jobs; returns when done, crashed or failed."""
+    journal = stepped.journal
+    for _ in range(steps):
+        made = work.unit()
+        journal.commit(made)
+        choice = random.random()
+        if choice < 0.5:
+            stepped.step()
+        if choice < 0.3:
+            stepped.writer.run_jobs()
+        if choice > 0.9:
+            lanes = work.history[-1].lanes
+            assert content(journal, lanes) == expected(work.history[-1])
+        if journal.failure is not None:
+            if isinstance(journal.failure, Crashed):
+                raise Crashed
+            return
+
+
+def offset_commits(stepped, base):
+    return base + (stepped.box.durable[-1] if stepped.box.durable else 0)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    crashes=st.lists(st.tuples(st.integers(1, 400), st.booleans()), min_size=1, max_size=4),
+)
+@ROUNDS
+def test_after_a_crash_at_any_call_the_store_is_a_prefix_with_all_that_was_durable(seed, crashes):
+    disk = SimulatedDisk(seed)
+    work = Work(disk.random)
+    base = 0
+    for crash_after, is_kill in [*crashes, (None, False)]:
+        stepped = None
+        durable = base
+        disk.crash_at = None if crash_after is None else disk.call_count + crash_after
+        try:
+            stepped = Stepped(disk)
+            disk_at, disk.crash_at = disk.crash_at, None
+            base = find_commit(work, stepped, durable)
+            work.adopt(base, stepped.recovered)
+            disk.crash_at = disk_at
+            work_on(stepped, work, 60, disk.random)
+            stepped.settle()
+            if crash_after is None:
+                stepped.journal.close()
+        except (Crashed, StoreError) as error:
+            assert disk.is_dead, repr(error)
+        if stepped is not None:
+            assert stepped.box.durable == sorted(set(stepped.box.durable))
+            base = max(base, offset_commits(stepped, base))
+        if is_kill:
+            disk.kill()
+        else:
+            disk.crash()
+    stepped = Stepped(disk)
+    commit = find_commit(work, stepped, len(work.history) - 1)
+    assert commit == len(work.history) - 1
+
+
+@given(seed=st.integers(0, 2**32), fail_after=st.integers(1, 200), is_write=st.booleans())
+@ROUNDS
+def test_after_a_failed_write_or_sync_nothing_becomes_durable_any_more(seed, fail_after, is_write):
+    disk = SimulatedDisk(seed)
+    work = Work(disk.random)
+    stepped = Stepped(disk)
+    start = disk.call_count
+    failed_at = []
+
+    def fail(name, count):
+        if name == ("write" if is_write else "sync") and count >= start + fail_after:
+            if not failed_at:
+                failed_at.append(len(stepped.box.durable))
+                raise OSError(errno.EIO, "Input/output error")
+            assert name != "sync" or not stepped.box.failed, "a sync after a failure"
+
+    disk.before_call = fail
+    work_on(stepped, work, 80, disk.random)
+    stepped.settle()
+    if not failed_at:
+        return
+    assert len(stepped.box.failed) == 1
+    told = list(stepped.box.durable)
+    for _ in range(5):
+        stepped.journal.commit(work.unit())
+        stepped.settle()
+    assert stepped.box.durable == told and len(stepped.box.failed) == 1
+    disk.crash()
+    again = Stepped(disk)
+    find_commit(work, again, told[-1] if told else 0)

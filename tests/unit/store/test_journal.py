@@ -1,0 +1,34 @@
+"""The journal passes the store's suite on real files and on the simulated disk."""
+
+import time
+
+from store.journal import Journal
+from store.writer import SteppedWriter
+from tests.suites.store_suite import StoreSuite
+from tests.support.disk import SimulatedDisk
+from tests.support.store_drive import SMALL, DeadHost
+
+
+class TestOnSimulatedDisk(StoreSuite):
+    def make(self, tmp_path):
+        writer = SteppedWriter()
+        journal = Journal("/store", SMALL, SimulatedDisk(), writer=writer, host=DeadHost())
+
+        def settle():
+            writer.step()
+            writer.run_jobs()
+
+        return journal, settle
+
+
+class TestOnRealFilesWithThreads(StoreSuite):
+    def make(self, tmp_path):
+        journal = Journal(str(tmp_path), SMALL)
+
+        def settle():
+            deadline = time.monotonic() + 10
+            while journal.durable < journal._committed:
+                assert time.monotonic() < deadline and journal.failure is None
+                time.sleep(0.0005)
+
+        return journal, settle
