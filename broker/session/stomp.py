@@ -22,12 +22,12 @@ from broker.session.stomp_destinations import Headers, is_true
 from broker.session.stomp_errors import StompError, bad_command, encode_error, error_of
 from broker.session.stomp_promises import Promises
 from broker.session.stomp_publisher import Publisher
-from broker.session.stomp_send import checked_receipt, cut_receipt, read_headers, refused
+from broker.session.stomp_send import checked_receipt, read_headers, refused
 from broker.session.stomp_subscription import StompSubscription
 from broker.session.stomp_subscriptions import SubscriptionTable
 from broker.session.stomp_transaction import SettleKind, TransactionTable
 from broker.wire.stomp import FrameParser, encode_frame
-from broker.wire.stomp_headers import V12, VERSION_TEXTS, escape, split_block, unescape
+from broker.wire.stomp_headers import V12, VERSION_TEXTS, split_block, unescape
 
 SERVER: Final = b"gridmsg"
 COMMANDS: Final = frozenset(
@@ -119,30 +119,31 @@ class StompSession:
         self._beats.heard(self._broker.clock.now())
         parser = self._parser
         is_first = parser.is_single
-        block = b""
+        receipt = b""
         try:
             frames = parser.feed(data)
             while frames:
                 publisher = self._publisher
                 subscriptions = self._subscriptions
-                for command, block, body in frames:
+                for command, block, body, receipt in frames:
                     if command == b"SEND" and publisher is not None:
-                        self._send(publisher, block, body)
+                        self._send(publisher, block, body, receipt)
                     elif (
                         command == b"ACK" and subscriptions is not None and subscriptions.ack(block)
                     ):
-                        pass
-                    elif self._other(command, block):
+                        if receipt:
+                            self._answer(receipt, subscriptions)
+                    elif self._other(command, block, receipt):
                         return
                 # Before login frames come one by one, since login raises their limits.
                 frames = parser.feed(b"") if is_first else []
-            block = b""
+            receipt = b""
             if parser.violation is not None:
                 raise parser.violation
         except StompError as error:
-            self._fail(error, block)
+            self._fail(error, receipt)
         except BrokerError as error:
-            self._fail(error_of(error), block)
+            self._fail(error_of(error), receipt)
         else:
             if self._subscriptions is not None:
                 self._subscriptions.flush()
@@ -232,9 +233,8 @@ class StompSession:
 
     # Ending
 
-    def _fail(self, error: StompError, block: bytes) -> None:
-        """Send an ERROR as the last frame, for the frame with this header block."""
-        receipt = cut_receipt(block)[1]
+    def _fail(self, error: StompError, receipt: bytes) -> None:
+        """Send an ERROR as the last frame, for the frame with this receipt (as it came, or empty)."""
         try:
             receipt = unescape(receipt, self._version)
         except ProtocolViolation:
@@ -273,14 +273,10 @@ class StompSession:
 
     # Frames of a peer that has logged in
 
-    def _send(self, publisher: Publisher, block: bytes, body: bytes) -> None:
-        plan = publisher.plans.get(block)
-        receipt = b""
-        if plan is None:
-            rest, receipt = cut_receipt(block)
-            if receipt:
-                receipt = checked_receipt(receipt, self._version)
-            plan = publisher.plans.get(rest) or publisher.make_plan(rest)
+    def _send(self, publisher: Publisher, block: bytes, body: bytes, receipt: bytes) -> None:
+        plan = publisher.plans.get(block) or publisher.make_plan(block)
+        if receipt:
+            receipt = checked_receipt(receipt, self._version)
         if plan.transaction is not None:
             self._transactions.send(plan.transaction, plan, body)
             waits = False
@@ -291,6 +287,11 @@ class StompSession:
             waits = plan.is_persistent
         if receipt:
             self._receipt(receipt, waits)
+
+    def _answer(self, receipt: bytes, subscriptions: SubscriptionTable) -> None:
+        """Promise the receipt of a frame other than SEND: what it changed on disk comes first."""
+        subscriptions.flush()
+        self._receipt(checked_receipt(receipt, self._version), self._broker.has_changes)
 
     def _settle(
         self, command: str, kind: SettleKind, headers: Headers, subscriptions: SubscriptionTable
@@ -305,7 +306,7 @@ class StompSession:
         else:
             subscriptions.settle(kind, *found, cause)
 
-    def _other(self, command: bytes, block: bytes) -> bool:
+    def _other(self, command: bytes, block: bytes, receipt: bytes) -> bool:
         """Take any frame but SEND and the common ACK; True if it was the last one."""
         if command in (b"CONNECT", b"STOMP"):
             self._connect(block)
@@ -333,22 +334,15 @@ class StompSession:
         elif command == b"ABORT":
             self._transactions.abort(headers, subscriptions)
         else:
-            self._disconnect(headers)
+            self._release()
+            if receipt:
+                self._answer(receipt, subscriptions)
+            self._end(b"")
             return True
-        receipt = headers.get("receipt")
         if receipt:
-            # What the frame changed on disk comes first.
-            subscriptions.flush()
-            self._receipt(escape(receipt.encode(), self._version), self._broker.has_changes)
+            self._answer(receipt, subscriptions)
         # A queue that went with the frame may have ended the connection.
         return self._is_ending
-
-    def _disconnect(self, headers: Headers) -> None:
-        self._release()
-        receipt = headers.get("receipt")
-        if receipt:
-            self._receipt(escape(receipt.encode(), self._version), self._broker.has_changes)
-        self._end(b"")
 
     def _connect(self, block: bytes) -> None:
         if self._identity is not None:

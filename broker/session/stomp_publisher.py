@@ -30,7 +30,7 @@ _PLAN_BYTES_MAX: Final = 1024
 
 @final
 class Publisher:
-    """What one logged-in peer publishes with; `plans` maps blocks without receipt."""
+    """What one logged-in peer publishes with; `plans` maps header blocks."""
 
     __slots__ = ("_broker", "_identity", "_subscriptions", "_version", "_vhost", "plans")
 
@@ -85,7 +85,7 @@ class Publisher:
             )
 
     def make_plan(self, block: bytes) -> SendPlan:
-        """Read a block without receipt; raises StompError, BrokerError."""
+        """Read a block; raises StompError, BrokerError."""
         pairs = split_block(block, self._version)
         headers = read_headers(pairs)
         identity = self._identity

@@ -1,7 +1,6 @@
 """What a SEND frame's headers ask for, read once for each distinct block.
 
-A publisher repeats its headers, so a session keeps the plans of the blocks it saw (without the receipt, which
-differs each time) and a SEND costs a look-up.  Tests: tests/unit/broker/session/test_stomp_send.py.
+A publisher repeats its headers, so a session keeps the plans of the blocks it saw and a SEND costs a look-up.  Tests: tests/unit/broker/session/test_stomp_send.py.
 """
 
 from __future__ import annotations
@@ -97,18 +96,6 @@ def kept_block(pairs: Pairs, reply_to: bytes | None) -> bytes:
             continue
         kept.append((name, reply_to if name == b"reply-to" and reply_to is not None else value))
     return join_block(kept, V12)
-
-
-def cut_receipt(block: bytes) -> tuple[bytes, bytes]:
-    """Part a block from its receipt line: (the rest, the value as it came); value empty if there is none."""
-    at = 0 if block.startswith(b"receipt:") else block.find(b"\nreceipt:") + 1
-    if at == 0 and not block.startswith(b"receipt:"):
-        return block, b""
-    end = block.find(b"\n", at)
-    value = block[at + 8 : end]
-    if value.endswith(b"\r"):
-        value = value[:-1]
-    return block[:at] + block[end + 1 :], value
 
 
 def checked_receipt(receipt: bytes, version: int) -> bytes:

@@ -1,7 +1,8 @@
 """STOMP 1.0, 1.1 and 1.2 frames ↔ bytes.
 
-A frame is the tuple (command, header block, body), all bytes as they came; the block is read lazily by
-`stomp_headers.split_block`, because most frames of a connection repeat the block of the one before.  Invariant:
+A frame is the tuple (command, header block, body, receipt), all bytes as they came.  The block is read lazily by
+`stomp_headers.split_block`, because most frames of a connection repeat the block of the one before; the first `receipt`
+is taken out of it, because that differs each time.  Invariant:
 what `FrameParser` returns does not depend on how the bytes were cut.  Knows nothing of sessions and destinations.
 Tests: tests/unit/broker/wire/test_stomp.py, tests/property/test_stomp_frames.py.
 """
@@ -25,7 +26,7 @@ __all__ = [
     "encode_properties",
 ]
 
-Frame = tuple[bytes, bytes, bytes]
+Frame = tuple[bytes, bytes, bytes, bytes]
 
 BODIED: Final = frozenset({b"SEND", b"MESSAGE", b"ERROR"})
 """Commands that may have a body; on all others `content-length` is ignored (old clients echo it on ACK)."""
@@ -77,6 +78,7 @@ class FrameParser:
         "_held_bytes",
         "_mark",
         "_pieces",
+        "_receipt",
         "_wait_bytes",
         "body_bytes_max",
         "is_single",
@@ -93,6 +95,7 @@ class FrameParser:
         # Clients repeat themselves: what a head (command and headers) was read as, by its bytes.
         self._heads: dict[bytes, tuple[bytes, bytes, int]] = {}
         self._body_at = 0
+        self._receipt = b""
         self._pieces: list[bytes] = []
         self._held_bytes = 0
         # A rest is looked at again once it has `_wait_bytes`, or a piece holds `_mark` (if that is not empty).
@@ -151,8 +154,10 @@ class FrameParser:
                 if head is None:
                     return pos
                 body_at = self._body_at
+                receipt = self._receipt
             else:
                 body_at = head_end + 2
+                receipt = b""
             command, block, length = head
             if length >= 0:
                 stop = body_at + length
@@ -161,7 +166,7 @@ class FrameParser:
                     return pos
                 if data[stop]:
                     raise malformed(f"No NUL after the {length} bytes that content-length told")
-                frames.append((command, block, data[body_at:stop]))
+                frames.append((command, block, data[body_at:stop], receipt))
             else:
                 stop = find(b"\0", body_at)
                 if (stop if stop >= 0 else end) - body_at > self.body_bytes_max:
@@ -174,7 +179,7 @@ class FrameParser:
                     if not body.isspace():
                         raise malformed("Only SEND may have a body")
                     body = b""
-                frames.append((command, block, body))
+                frames.append((command, block, body, receipt))
             pos = stop + 1
         return pos
 
@@ -183,9 +188,13 @@ class FrameParser:
     ) -> tuple[bytes, bytes, int] | None:
         """Read command, block and content-length (-1: none) at `pos`; None while they are unfinished.
 
-        `head_end` is where the first two LF in a row were found.  Sets `_body_at`.  Raises ProtocolViolation.
+        `head_end` is where the first two LF in a row were found.  Sets `_body_at` and `_receipt`.  Raises ProtocolViolation.
         """
         find = data.find
+        if head_end >= 0 and not has_cr:
+            head = self._known_but_for_receipt(data, pos, head_end)
+            if head is not None:
+                return head
         line_end = find(b"\n", pos)
         if line_end < 0:
             self._check_unfinished(data, pos, end)
@@ -211,13 +220,34 @@ class FrameParser:
             at = find(b"\ncontent-length:", line_end, head_end)
             if at >= 0:
                 length = self._content_length(data[at + 16 : find(b"\n", at + 16)])
+        self._body_at = body_at
+        block, self._receipt = _cut_receipt(block)
         head = (command, block, length)
-        # A receipt differs each time: its head is not seen again.
-        if not has_cr and head_end - pos <= _HEAD_BYTES_MAX and b"receipt:" not in block:
+        if len(block) <= _HEAD_BYTES_MAX and block.count(b"\n") < self._headers_max:
             if len(self._heads) >= _HEADS_MAX:
                 self._heads.clear()
-            self._heads[data[pos:head_end]] = head
-        self._body_at = body_at
+            if b"\r" not in block:
+                self._heads[(command + b"\n" + block)[:-1]] = head
+        return head
+
+    def _known_but_for_receipt(
+        self, data: bytes, pos: int, head_end: int
+    ) -> tuple[bytes, bytes, int] | None:
+        """The head at `pos` if it was seen before with another receipt."""
+        at = data.find(b"\nreceipt:", pos, head_end)
+        if at < 0 or head_end - pos > _HEAD_BYTES_MAX:
+            return None
+        line_end = data.find(b"\n", at + 1, head_end)
+        if line_end < 0:
+            line_end = head_end
+        head = self._heads.get(data[pos:at] + data[line_end:head_end])
+        if head is None:
+            return None
+        receipt = data[at + 9 : line_end]
+        if b"\0" in receipt:
+            return None
+        self._receipt = receipt
+        self._body_at = head_end + 2
         return head
 
     def _wait(self, wait_bytes: int, mark: bytes) -> None:
@@ -261,6 +291,21 @@ class FrameParser:
 
     def _too_large(self) -> ProtocolViolation:
         return malformed(f"Body is longer than {self.body_bytes_max} bytes")
+
+
+def _cut_receipt(block: bytes) -> tuple[bytes, bytes]:
+    """Part a block from its first receipt line: (the rest, the value as it came, or empty)."""
+    if block.startswith(b"receipt:"):
+        at = 0
+    else:
+        at = block.find(b"\nreceipt:") + 1
+        if not at:
+            return block, b""
+    line_end = block.find(b"\n", at)
+    value = block[at + 8 : line_end]
+    if value.endswith(b"\r"):
+        value = value[:-1]
+    return block[:at] + block[line_end + 1 :], value
 
 
 def encode_frame(command: bytes, pairs: Pairs, body: bytes = b"", version: int = V12) -> bytes:
