@@ -78,6 +78,9 @@ _PROPERTY_FLAGS: Final = (
     ("cluster_id", 0x0004),
 )
 _FLAGS_KNOWN: Final = 0xFFFC
+_LAYOUTS_MAX: Final = 256
+_LAYOUTS: Final[dict[int, tuple[tuple[str, int], ...]]] = {}
+"""Properties by their flags: a cache, the same for all connections."""
 
 
 def syntax_error(text: str) -> ProtocolViolation:
@@ -251,19 +254,29 @@ def _encode_decimal(value: Decimal) -> bytes:
     return b"S" + encode_long_string(str(value).encode())
 
 
+def _find_layout(flags: int) -> tuple[tuple[str, int], ...]:
+    """The properties that the flags announce, in order; kept, since few combinations are in use."""
+    if flags & ~_FLAGS_KNOWN:
+        raise syntax_error(f"unknown property flags {flags & ~_FLAGS_KNOWN}")
+    layout = tuple(pair for pair in _PROPERTY_FLAGS if flags & pair[1])
+    if len(_LAYOUTS) >= _LAYOUTS_MAX:
+        _LAYOUTS.clear()
+    _LAYOUTS[flags] = layout
+    return layout
+
+
 def decode_properties(header: bytes) -> Properties:
     """Decode the property flags and list of a basic content header; raises ProtocolViolation."""
     if len(header) < 2:
         raise syntax_error("property flags are missing")
     flags = _SHORT.unpack_from(header)[0]
-    if flags & ~_FLAGS_KNOWN:
-        raise syntax_error(f"unknown property flags {flags & ~_FLAGS_KNOWN}")
+    layout = _LAYOUTS.get(flags)
+    if layout is None:
+        layout = _find_layout(flags)
     properties = Properties()
     at = 2
     value: Any
-    for name, flag in _PROPERTY_FLAGS:
-        if not flags & flag:
-            continue
+    for name, flag in layout:
         if flag == 0x2000:
             value, at = decode_table(header, at)
         elif flag & 0x1800:
