@@ -258,7 +258,7 @@ class Config:
 
         return StoreSettings(
             segment_bytes=self.store.segment_size,
-            batch_bytes=self.store.batch_size,
+            chunk_bytes=self.store.batch_size,
             batch_messages=self.store.batch_messages,
             checkpoint_bytes=self.store.checkpoint_size,
             checkpoint_records=self.store.checkpoint_records,

@@ -100,7 +100,7 @@ class Server:
     def _make_store(self) -> Store:
         from store.journal import Journal
 
-        return Journal(self._config.broker_folder, self._config.store_settings())
+        return Journal(str(self._config.broker_folder), self._config.store_settings())
 
     def _open(self) -> None:
         config = self._config
