@@ -12,27 +12,30 @@ import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-_UNENCODED: Final = re.compile(rb"(?:^|&)arg1=\s*(?:<|replication\|\s*<)")
+_UNENCODED: Final = re.compile(rb"arg1=\s*(?:<|replication\|\s*<)")
 _TRAILER: Final = re.compile(
     rb"&(from|bundlesize|xmlfiles|tarfiles|maxpendingfiles|backlog|command)=([^&<>]*)\Z"
 )
-_LIES: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+# Each hexadecimal digit to "0": an escape is then found by a plain count, which costs nothing beside a regex.
+_SHAPE: Final = bytes(
+    ord("0") if chr(byte) in "0123456789abcdefABCDEF" else byte for byte in range(256)
+)
 FIELDS_MAX: Final = 64
 
 
 def parse_form(query: bytes, body: bytes) -> dict[str, bytes]:
     """Return the fields of query string and body (the body's win), each once: the first of its name."""
     fields = _pairs(query)
-    match = _UNENCODED.search(body)
+    start = 0 if body.startswith(b"arg1=") else body.find(b"&arg1=") + 1
+    match = _UNENCODED.match(body, start)
     if match is None:
         return fields | _pairs(body)
-    start = body.index(b"arg1=", match.start()) + len(b"arg1=")
-    payload = body[start:]
+    payload = body[start + len(b"arg1=") :]
     trailing: dict[str, bytes] = {}
     while (trailer := _TRAILER.search(payload, max(0, len(payload) - 4096))) is not None:
         trailing[trailer[1].decode()] = decode_value(trailer[2])
         payload = payload[: trailer.start()]
-    return fields | trailing | _pairs(body[: match.start()]) | {"arg1": payload}
+    return fields | trailing | _pairs(body[:start]) | {"arg1": payload}
 
 
 def decode_value(value: bytes) -> bytes:
@@ -41,7 +44,7 @@ def decode_value(value: bytes) -> bytes:
         value = value.replace(b"+", b" ")
     if b"%" not in value:
         return value
-    if _LIES.search(value) is not None:
+    if value.translate(_SHAPE).count(b"%00") != value.count(b"%"):
         return unquote_to_bytes(value)
     # The decoder for quoted-printable does the same in C, with "=" for "%": thirty times faster than the loop of
     # urllib, which counts at hundreds of escapes a record.

@@ -8,6 +8,7 @@ Tests: tests/unit/agents/records/test_duration.py, tests/property/agents/test_du
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 _WEEKS: Final = re.compile(r"P(\d{1,9})W", re.ASCII)
@@ -21,6 +22,7 @@ SECONDS_MAX: Final = 9_223_372_036
 """The longest time the reference collector can hold (nanoseconds in 63 bits); longer counts as unreadable."""
 
 
+@lru_cache(maxsize=4096)
 def duration_seconds(text: str) -> int | float:
     """Return the seconds of a duration found anywhere in `text`: an int where they are whole, 0 if unreadable."""
     match = _WEEKS.search(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from agents.errors import BadRecord
@@ -31,6 +32,13 @@ _SPACE_NAMES: Final = frozenset(
 )
 _RESOURCE_KINDS: Final = ("Resource", "ConsumableResource", "PhaseResource", "VolumeResource")
 _TIMES: Final = frozenset({"StartTime", "EndTime", "QueueTime"})
+_JOB_NAMES: Final = frozenset(
+    {
+        *("RecordIdentity", "JobIdentity", "UserIdentity", "Origin", "WallDuration", "CpuDuration"),
+        *("TimeDuration", "TimeInstant", *_TIMES, *_RESOURCE_KINDS),
+    }
+)
+"""Elements of a job record with rules of their own; all others go by the generic one."""
 _KEY_DASHES: Final = str.maketrans(". ", "--")
 _START_TAG: Final = re.compile(rb"""\s*<([^\s>/]+)(?:[^>"']|"[^"]*"|'[^']*')*>""")
 _UNSIGNED_MAX: Final = 2**64 - 1
@@ -72,7 +80,9 @@ def _job_record(root: Element) -> Record:
     late: Record = {}
     for child in root.children:
         name = child.name
-        if name == "CpuDuration":
+        if name not in _JOB_NAMES:
+            others.append(child)
+        elif name == "CpuDuration":
             cpu_seconds += max(0, _add_cpu(record, child))
         elif name == "WallDuration":
             wall = child
@@ -98,8 +108,6 @@ def _job_record(root: Element) -> Record:
                     _set_text(record, part.name, part.text)
         elif name == "Origin":
             _add_origin(origin, child)
-        else:
-            others.append(child)
     if len(process_ids) == 1:
         record["ProcessId"] = process_ids[0]
     elif process_ids:
@@ -179,7 +187,7 @@ def _add_resources(record: Record, resources: dict[str, list[Element]]) -> None:
             for element in resources.get(name, ()):
                 attributes = element.attributes
                 described = attributes.get("description", "")
-                key = "Resource_" + (described.translate(_KEY_DASHES) if described else "unknown")
+                key = "Resource_" + (_dashed(described) if described else "unknown")
                 record[key] = element.text
                 _add_text(record, f"{key}_unit", attributes.get("unit", ""))
                 _add_text(record, f"{key}_storageUnit", attributes.get("storageUnit", ""))
@@ -221,9 +229,15 @@ def _add_origin(origin: Record, element: Element) -> None:
                     _set_text(origin, f"Origin{end.name}", end.text)
 
 
+@lru_cache(maxsize=4096)
+def _dashed(text: str) -> str:
+    """Return a description as part of a key."""
+    return text.translate(_KEY_DASHES)
+
+
 def _typed_key(element: Element) -> str:
     kind = element.attributes.get("type", "")
-    return f"{element.name}_{kind.translate(_KEY_DASHES) if kind else 'unknown'}"
+    return f"{element.name}_{_dashed(kind) if kind else 'unknown'}"
 
 
 def _add_text(record: Record, key: str, text: str) -> None:

@@ -14,6 +14,9 @@ from agents.errors import BadRecord
 
 DEPTH_MAX: Final = 32
 ATTRIBUTES_MAX: Final = 64
+_NAMES_MAX: Final = 4_096
+_LOCAL_NAMES: Final[dict[str, str]] = {}
+"""Names without their prefix, remembered: records use the same hundred again and again."""
 
 
 @final
@@ -35,6 +38,10 @@ def parse_element(source: bytes) -> Element:
     parser.buffer_text = True
     top = Element("", {})
     stack = [top]
+    # Text goes into one list by a C method; an element's end takes what came since its start and was not taken by
+    # its children: its own text.
+    texts: list[str] = []
+    marks: list[int] = []
 
     def start(name: str, attributes: dict[str, str]) -> None:
         if len(stack) > DEPTH_MAX:
@@ -43,29 +50,39 @@ def parse_element(source: bytes) -> Element:
             if len(attributes) > ATTRIBUTES_MAX:
                 raise BadRecord(f"more than {ATTRIBUTES_MAX} attributes")
             attributes = {
-                key.rpartition(":")[2] if ":" in key else key: value
-                for key, value in attributes.items()
+                _LOCAL_NAMES.get(key) or _local(key): value for key, value in attributes.items()
             }
-        element = Element(name.rpartition(":")[2] if ":" in name else name, attributes)
+        element = Element(_LOCAL_NAMES.get(name) or _local(name), attributes)
         stack[-1].children.append(element)
         stack.append(element)
+        marks.append(len(texts))
 
     def end(name: str) -> None:
-        stack.pop()
-
-    def text(characters: str) -> None:
-        element = stack[-1]
-        element.text = element.text + characters if element.text else characters
+        element = stack.pop()
+        mark = marks.pop()
+        count = len(texts) - mark
+        if count == 1:
+            element.text = texts.pop()
+        elif count:
+            element.text = "".join(texts[mark:])
+            del texts[mark:]
 
     parser.StartElementHandler = start
     parser.EndElementHandler = end
-    parser.CharacterDataHandler = text
+    parser.CharacterDataHandler = texts.append
     parser.StartDoctypeDeclHandler = _refuse_doctype
     try:
         parser.Parse(source, True)
     except expat.ExpatError as error:
         raise BadRecord(f"not well-formed XML: {_reason(error, source)}") from error
     return top.children[0]
+
+
+def _local(name: str) -> str:
+    local = name.rpartition(":")[2] or name
+    if len(_LOCAL_NAMES) < _NAMES_MAX:
+        _LOCAL_NAMES[name] = local
+    return local
 
 
 def _refuse_doctype(
