@@ -36,9 +36,12 @@ class Layout:
     def make_folders(self) -> None:
         """Make what is missing and sync the names.  Raises StoreError when we may not write here."""
         try:
+            is_new = not self.files.exists(self.folder)
             for path in (self.folder, self.segments, self.checkpoints, self.lease):
                 self.files.make_folder(path)
             self.files.sync_folder(self.folder)
+            if is_new:
+                self.files.sync_folder(self.folder.rpartition("/")[0] or "/")
         except PermissionError as error:
             raise StoreError(
                 f"no permission to write to the store folder {self.folder}: "
@@ -61,6 +64,13 @@ class Layout:
         write_file(self.files, self.folder, FORMAT_NAME, text.encode())
         publish_file(self.files, self.folder, FORMAT_NAME)
         return store_id
+
+    def read_store_id(self) -> str:
+        """Read FORMAT.  Raises VersionMismatch, Corrupt, StoreError."""
+        path = f"{self.folder}/{FORMAT_NAME}"
+        if not self.files.exists(path):
+            raise StoreError(f"{self.folder} is not a store: it has no {FORMAT_NAME} file")
+        return self._read_format(path)
 
     def _read_format(self, path: str) -> str:
         text, mark, crc = self.files.read_whole(path).decode("utf-8", "replace").rpartition("crc ")

@@ -155,6 +155,11 @@ def _decode(raw: bytes) -> dict[str, str] | None:
     return fields
 
 
+def is_lease_intact(raw: bytes) -> bool:
+    """Whether a lease file is whole."""
+    return _decode(raw) is not None
+
+
 def highest_epoch(files: FileSystem, folder: str) -> int:
     """The highest epoch ever claimed in the folder; 0 when there was none."""
     highest = 0

@@ -1,6 +1,6 @@
 """From the files of a store to its state: newest valid checkpoint, chain of epochs, replay.
 
-Only reads.  A bad batch is a torn tail only if nothing valid follows it and nothing says that it was durable;
+Changes nothing.  A bad batch is a torn tail only if nothing valid follows it and nothing says that it was durable;
 everything else is damage and stops the start.  Steps and reasons: FORMAT.md.  Tests:
 tests/unit/store/test_recovery.py, tests/property/test_store_crash.py.
 """
@@ -69,6 +69,9 @@ class History:
 
 def recover(layout: Layout, own_epoch: int) -> History | None:
     """Read the state of a store as of its last whole batch; None for a store that never began.  Raises Corrupt."""
+    # A killed owner's names may be in the cache only: what is built upon must not go with the power.
+    layout.files.sync_folder(layout.segments)
+    layout.files.sync_folder(layout.checkpoints)
     segments: dict[int, list[int]] = {}
     for id in layout.segment_ids():
         if id >> NUMBER_BITS < own_epoch:
@@ -217,7 +220,7 @@ class _EpochReplay:
         """Replay from a place to the end of the epoch."""
         expected = self._history.place.batch + 1
         end_batch = self._following.end.batch if self._following is not None else None
-        segment = open_segment(self._files, self._folder, segment_id)
+        segment = self._open(segment_id)
         try:
             while end_batch is None or expected <= end_batch:
                 batch = segment.read_batch(offset)
@@ -242,13 +245,25 @@ class _EpochReplay:
         finally:
             segment.close()
 
+    def _open(self, id: int) -> Segment:
+        """Open a segment; one that is to be sealed shows what the disk has, and the disk what it shows.
+
+        A killed owner's last batch may be in the page cache only, or there in spite of a failed sync: sealed as it
+        is read, it would be missing after a power loss.
+        """
+        segment = open_segment(self._files, self._folder, id)
+        if self._following is None:
+            segment.file.sync()
+            segment.file.forget_cached()
+        return segment
+
     def _find_next(self, current: int, expected: int) -> Segment | None:
         """The segment of this epoch that starts with the batch expected next."""
         for id in self._ids:
             if id == current or id in self._history.state.segments:
                 continue
             try:
-                segment = open_segment(self._files, self._folder, id)
+                segment = self._open(id)
             except Corrupt:
                 continue
             batch = segment.read_batch(SEGMENT_HEADER_BYTES)

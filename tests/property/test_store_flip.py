@@ -1,0 +1,99 @@
+"""Each byte of a small store flipped in turn: found by verify, or in unused space and harmless."""
+
+import pytest
+
+from store.errors import StoreError
+from store.inspect import dump, stat, verify
+from tests.support.disk import SimulatedDisk
+from tests.support.store_drive import Stepped, message, unit
+
+
+def small_store():
+    disk = SimulatedDisk(7)
+    stepped = Stepped(disk)
+    for start in (0, 3, 6):
+        sent = [message(b"body %d" % i, b"h%d" % i) for i in range(3)]
+        made = unit([(m, 1, start + i) for i, m in enumerate(sent)])
+        made.published.append((sent[2], 2, start // 3))
+        made.define(f"q{start}", {"name": start})
+        stepped.journal.commit(made)
+        stepped.step()
+    stepped.journal.close()
+    return disk
+
+
+def content(disk):
+    stepped = Stepped(disk)
+    lanes = [
+        [(p, m.header, m.body) for p, m, _ in stepped.journal.read(lane, 0, 99, 10**6)]
+        for lane in (1, 2)
+    ]
+    found = stepped.recovered.definitions, lanes
+    stepped.writer.run_jobs()
+    stepped.journal._reader.close()
+    return found
+
+
+def used_bytes(disk, path):
+    if not path.endswith(".seg"):
+        return len(disk.content(path))
+    name = path.rpartition("/")[2]
+    return max(
+        (b["offset"] + b["bytes"] for b in dump("/store", disk) if b["segment"] == name), default=0
+    )
+
+
+def test_an_untouched_store_verifies():
+    disk = small_store()
+    report = verify("/store", disk)
+    assert report.damage == []
+    assert report.batch_count == 4 and report.message_count == 9
+    assert report.segment_count == 1 and report.checkpoint_count == 2
+    assert stat("/store", disk)["messages"] == 12
+
+
+@pytest.mark.parametrize("mask", [0xFF, 0x01])
+def test_every_flipped_byte_is_found_or_harmless(mask):
+    disk = small_store()
+    expected = content(small_store())
+    harmless = found = 0
+    for path in disk.paths():
+        if path.endswith("reserve"):
+            continue
+        for offset in range(used_bytes(disk, path)):
+            disk.flip(path, offset, mask)
+            report = verify("/store", disk)
+            if report.damage:
+                found += 1
+                assert str(report.damage[0]).startswith(report.damage[0].path)
+            else:
+                harmless += 1
+                assert path.endswith(".seg"), f"{path} byte {offset} not found"
+                if harmless % 50 == 0:
+                    assert content_of_copy(disk) == expected
+            disk.flip(path, offset, mask)
+    # Harmless: the rest of the segment header's block, and the padding between batches.
+    assert found > 1200 and harmless < 4096 + 4 * 64
+
+
+def content_of_copy(disk):
+    copy = SimulatedDisk(1)
+    copy._folders = set(disk._folders)
+    for path in disk.paths():
+        file = copy.create(path)
+        file.write(0, [disk.content(path)])
+    return content(copy)
+
+
+def test_the_last_batch_damaged_after_a_clean_stop_stops_no_start_silently():
+    """Trap 2, as far as a checkpoint knows of the batch."""
+    disk = small_store()
+    batches = list(dump("/store", disk))
+    last = batches[-1]
+    path = f"/store/segments/{last['segment']}"
+    disk.flip(path, last["offset"] + 70)
+    assert verify("/store", disk).damage
+    stepped = Stepped(disk)
+    with pytest.raises(StoreError):
+        for lane in (1, 2):
+            stepped.journal.read(lane, 0, 99, 10**6)
