@@ -293,6 +293,8 @@ class SqliteRecordStore:
                 _roll_back(connection)
                 raise
         version = self._version(connection)
+        if version == 0:
+            raise StoreUnavailable(f"{self._path} is empty yet: start the database agent")
         if version != SCHEMA_VERSION:
             age = "a newer" if version > SCHEMA_VERSION else "another"
             raise SchemaMismatch(
@@ -301,9 +303,10 @@ class SqliteRecordStore:
             )
 
     def _version(self, connection: sqlite3.Connection) -> int:
+        # In this order: the file may be made by another process between the reads.
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if tables and application != APPLICATION_ID:
             raise SchemaMismatch(
                 f"{self._path} is an SQLite file of something else: name another path for the record store"

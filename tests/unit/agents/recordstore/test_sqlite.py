@@ -67,6 +67,13 @@ def test_missing_file_for_reading_says_what_to_do(tmp_path):
         SqliteRecordStore(tmp_path / "none.sqlite", is_read_only=True)
 
 
+def test_an_empty_file_for_reading_is_not_ready_yet(tmp_path):
+    (tmp_path / "r.sqlite").touch()
+    with pytest.raises(StoreUnavailable, match="empty yet"):
+        SqliteRecordStore(tmp_path / "r.sqlite", is_read_only=True)
+    SqliteRecordStore(tmp_path / "r.sqlite").close()
+
+
 def test_a_busy_store_is_unavailable_and_stays_usable(store, path):
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
