@@ -22,7 +22,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Final, final
 
 from broker.cli.base import Failure, Place
-from broker.config import split_address
+from broker.config import DEFAULT_DATA, split_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +36,7 @@ PAUSE_SECONDS_MAX: Final = 30.0
 STEADY_SECONDS: Final = 60.0
 """A child that ran this long is started again at once when it ends."""
 READY_SECONDS_MAX: Final = 60.0
+COLLECTOR_SECONDS_MAX: Final = 15.0
 STOP_SECONDS: Final = 5.0
 LINE_BYTES_MAX: Final = 64 << 10
 
@@ -209,7 +210,8 @@ def run(place: Place, settings: AgentSettings, without: tuple[str, ...] = ()) ->
             return 0 if stopping else 1
         for agent in agents:
             agent.start_at = 0.0
-        site.turn(0)
+        if "collector" not in without:
+            _wait_for_port(site, settings.collector.address, stopping)
         for line in welcome_lines(place, without):
             _write_line(line)
         while not stopping:
@@ -237,6 +239,15 @@ def _start_broker(site: Site, broker: Child, place: Place, stopping: list[int]) 
     if not stopping:
         _write_line(f"the broker was not ready after {READY_SECONDS_MAX:.0f} s: stopping")
     return False
+
+
+def _wait_for_port(site: Site, address: str, stopping: list[int]) -> None:
+    """Let the site run until the collector takes connections, or its time is up."""
+    deadline = time.monotonic() + COLLECTOR_SECONDS_MAX
+    while not stopping and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(split_address(address), 0.5):
+            return
+        site.turn(0.05)
 
 
 def is_ready(place: Place) -> bool:
@@ -308,8 +319,10 @@ def welcome_lines(place: Place, without: tuple[str, ...]) -> list[str]:
     ]
     if place.config.listener("management") is not None:
         lines.append(f"  console          {place.url}/")
-    offset = f" --port-offset {place.port_offset}" if place.port_offset else ""
-    lines.append(f"  look with        gridmsg status{offset}   stop with Ctrl-C")
+    options = f" --port-offset {place.port_offset}" if place.port_offset else ""
+    if place.data is not None and str(place.data) != DEFAULT_DATA:
+        options = f" --data {place.data}{options}"
+    lines.append(f"  look with        gridmsg status{options}   (stop with Ctrl-C)")
     lines.append("")
     return lines
 
