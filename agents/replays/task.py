@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 FAILED_RECORDS_MAX: Final = 20
 RETRY_MIN_SECONDS: Final = 0.5
 END_TELL_TRIES_MAX: Final = 20
+NAME_TRIES: Final = 3
+NAME_RETRY_SECONDS: Final = 0.3
 # What another try may cure; everything else ends the request with an error.
 PASSING: Final = (Unavailable, StoreUnavailable, LedgerError)
 
@@ -79,6 +81,7 @@ class ReplayTask:
         now: Callable[[], float],
         confirm_timeout_s: float = 60.0,
         progress_seconds: float = 2.0,
+        prober: Publisher | None = None,
         retry_max_seconds: float = 60.0,
     ) -> None:
         self._entry = entry
@@ -86,6 +89,7 @@ class ReplayTask:
         self._make_pages = pages
         self._ledger = ledger
         self._publisher = publisher
+        self._prober = prober or publisher
         self._teller = teller
         self._pause = pause
         self._now = now
@@ -192,9 +196,8 @@ class ReplayTask:
         """Publish a page; gives how many of its messages the broker refused one by one."""
         entry = self._entry
         if not entry.address:
-            entry.address, is_published = self._find_address(messages)
-            if is_published:
-                return 0
+            entry.address, is_taken = self._find_address(messages[0])
+            messages = messages[is_taken:]
         try:
             self._publisher.publish(entry.address, messages, self._confirm_timeout_s)
         except Refused as error:
@@ -214,29 +217,51 @@ class ReplayTask:
             return failed + self._publish(messages[half:])
         return 0
 
-    def _find_address(self, messages: list[Outgoing]) -> tuple[str, bool]:
-        """Try the meanings of the destination; gives the one that exists, and whether it took the page.
+    def _find_address(self, first: Outgoing) -> tuple[str, bool]:
+        """Try the meanings of the destination; gives the one that exists, and whether it took the message.
 
-        A destination whose broker refuses one message for its own sake exists, too.
+        It is tried with one message: while more are being written, a broker's refusal may be lost
+        with the connection.  A destination that refuses the message for its own sake exists, too.
         """
         refusals: list[str] = []
-        for address in addresses_of(self._destination, self._routing_key):
+        addresses = addresses_of(self._destination, self._routing_key)
+        for address in addresses:
+            # A refusal costs the connection: all but the last try go over one kept for that.
+            publisher = self._publisher if address == addresses[-1] else self._prober
             try:
-                self._publisher.publish(address, messages, self._confirm_timeout_s)
-            except (Refused, Unavailable) as error:
-                if says_no_such_name(error):
-                    refusals.append(f"{address}: {error}")
-                    continue
+                refusal = self._refusal_of_name(publisher, address, first)
+            except Refused as error:
                 if says_nobody_there(error):
                     raise GivenUp(f"{address}: {error}") from error
-                if isinstance(error, Unavailable):
-                    raise
                 return address, False
-            return address, True
+            if not refusal:
+                return address, True
+            refusals.append(f"{address}: {refusal}")
         raise GivenUp(
             f"destination {self._destination!r} is not there ({'; '.join(refusals)});"
             " make the exchange or queue first, or write another name"
         )
+
+    def _refusal_of_name(self, publisher: Publisher, address: str, first: Outgoing) -> str:
+        """Publish one message; gives the broker's text when the name is not there, else nothing."""
+        for tries_left in reversed(range(NAME_TRIES)):
+            try:
+                publisher.publish(address, [first], self._confirm_timeout_s)
+            except Refused as error:
+                if not says_no_such_name(error):
+                    raise
+                return error.text
+            except Unavailable as error:
+                # RabbitMQ's text comes without a receipt; but a connection that was just lost
+                # repeats its last text, which may be about another name: ask again.
+                if not says_no_such_name(error):
+                    raise
+                if not tries_left:
+                    return error.text
+                self._pause.wait(NAME_RETRY_SECONDS)
+            else:
+                return ""
+        raise AssertionError("the last try returns or raises")
 
     def _tell_end(self, stage: str, text: str | None = None) -> None:
         try:

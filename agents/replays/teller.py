@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 TELL_TIMEOUT_SECONDS: Final = 10.0
 PROGRESS_TIMEOUT_SECONDS: Final = 2.0
+DOUBTS_MAX: Final = 3
 CONTROL_HEADERS: Final = {"content-type": "application/json"}
 
 
@@ -35,6 +36,7 @@ class ControlTeller:
     def __init__(self, publisher: _Publisher, control: ControlChannel | None) -> None:
         self._publisher = publisher
         self._address = None if control is None else control_address(control)
+        self._doubt_count = 0
 
     def tell(self, message: ControlMessage) -> None:
         """Send one control message; Unavailable when the broker cannot be reached now."""
@@ -46,10 +48,15 @@ class ControlTeller:
         try:
             outgoing = Outgoing(message.encode(), CONTROL_HEADERS)
             self._publisher.publish(self._address, [outgoing], timeout_s)
+            self._doubt_count = 0
         except (Refused, Unavailable) as error:
-            is_gone = says_no_such_name(error) or says_nobody_there(error)
-            if isinstance(error, Unavailable) and not is_gone:
-                raise
+            if isinstance(error, Unavailable):
+                # RabbitMQ's texts come without a receipt; but a connection that was just lost
+                # repeats its last text, which may be about another sender: believe it when repeated.
+                if says_no_such_name(error) or says_nobody_there(error):
+                    self._doubt_count += 1
+                if self._doubt_count < DOUBTS_MAX:
+                    raise
             log.warning(
                 "replay %s: nobody listens on %s any more: %s",
                 message.request_id,

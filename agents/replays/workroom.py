@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, Protocol, final
+from typing import Final, NamedTuple, Protocol, final
 
 from agents.config import ReplaySettings
 from agents.errors import AgentError, Unavailable
@@ -73,6 +73,14 @@ class _StopPause:
 
     def wait(self, seconds: float) -> None:
         self._stopping.wait(seconds)
+
+
+class _Wires(NamedTuple):
+    """A worker's connections, each opened when it is first needed."""
+
+    records: Wire
+    control: Wire
+    probe: Wire
 
 
 @final
@@ -180,15 +188,17 @@ class Workroom:
 
     def _work(self) -> None:
         name = threading.current_thread().name
-        wire, control_wire = self._new_wire(name), self._new_wire(f"{name}-control")
+        wires = _Wires(
+            self._new_wire(name), self._new_wire(f"{name}-control"), self._new_wire(f"{name}-probe")
+        )
         while (entry := self._waiting.get()) is not None and not self._stopping.is_set():
             try:
-                self._replay(entry, wire, control_wire)
+                self._replay(entry, wires)
             except Exception:
                 # The thread must live on for the other requests; this one stays in the ledger.
                 log.exception("replay %s was left until the next start", entry.request_id)
 
-    def _replay(self, entry: Entry, wire: Wire, control_wire: Wire) -> None:
+    def _replay(self, entry: Entry, wires: _Wires) -> None:
         pause = _StopPause(self._stopping)
         request = self._checked(entry)
         if request is None and entry.state in (State.ACCEPTED, State.RUNNING):
@@ -206,11 +216,12 @@ class Workroom:
             names,
             make_pages,
             self._ledger,
-            wire,
-            ControlTeller(control_wire, read_control(entry.body)),
+            wires.records,
+            ControlTeller(wires.control, read_control(entry.body)),
             pause,
             now=time.monotonic,
             confirm_timeout_s=self._settings.confirm_timeout_seconds,
+            prober=wires.probe,
             progress_seconds=self._settings.progress_seconds,
             retry_max_seconds=self._settings.retry_max_seconds,
         )

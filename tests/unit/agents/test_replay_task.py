@@ -8,7 +8,7 @@ from agents.errors import Refused, Unavailable
 from agents.recordstore.interface import StoreUnavailable
 from agents.replays.ledger import LedgerError, ReplayLedger, State
 from agents.replays.pages import Page
-from agents.replays.task import END_TELL_TRIES_MAX, FAILED_RECORDS_MAX, ReplayTask
+from agents.replays.task import END_TELL_TRIES_MAX, FAILED_RECORDS_MAX, NAME_TRIES, ReplayTask
 from agents.transport import Outgoing
 
 DAY_MS = 1_464_307_200_000  # 2016-05-27
@@ -147,15 +147,25 @@ def test_nothing_to_send_is_finished_too(room):
 def test_the_bare_name_is_taken_where_no_exchange_is(room):
     room.wire.names = ("/there",)
     assert room.task().run() == State.FINISHED
-    assert room.wire.calls == ["/exchange/there", "/there", "/there", "/there", "/there"]
+    assert room.wire.calls == ["/exchange/there", *["/there"] * 5]
     assert room.wire.got == list(range(10))
+
+
+NOT_FOUND = Unavailable("not_found: NOT_FOUND - no exchange 'there' in vhost '/'")
 
 
 def test_a_missing_exchange_may_show_as_a_lost_connection(room):
     # RabbitMQ's ERROR for a missing exchange names no receipt.
-    room.wire.failures = [Unavailable("not_found: NOT_FOUND - no exchange 'there' in vhost '/'")]
+    room.wire.failures = [NOT_FOUND] * NAME_TRIES
     room.wire.names = ("/there",)
     assert room.task().run() == State.FINISHED
+    assert room.wire.got == list(range(10))
+
+
+def test_the_last_text_of_a_lost_connection_is_not_taken_for_an_answer(room):
+    room.wire.failures = [NOT_FOUND]
+    assert room.task().run() == State.FINISHED
+    assert set(room.wire.calls) == {"/exchange/there"}
     assert room.wire.got == list(range(10))
 
 

@@ -6,6 +6,7 @@ from agents.errors import Refused, Unavailable
 from agents.replays.control import FINISHED, PROGRESS, ControlMessage, Counts
 from agents.replays.request import ControlChannel
 from agents.replays.teller import (
+    DOUBTS_MAX,
     PROGRESS_TIMEOUT_SECONDS,
     TELL_TIMEOUT_SECONDS,
     ControlTeller,
@@ -37,16 +38,35 @@ def test_messages_go_to_the_channel_with_little_time_for_progress():
     ]
 
 
-@pytest.mark.parametrize(
-    "failure", [Refused("no"), Unavailable("NOT_FOUND - no exchange 'x' in vhost '/'")]
-)
-def test_a_sender_who_went_away_is_left_alone(failure, caplog):
-    wire = Wire(failure)
+def test_a_sender_who_went_away_is_left_alone(caplog):
+    wire = Wire(Refused("no exchange 'x' in vhost '/'"))
     teller = ControlTeller(wire, ControlChannel("x", "k"))
     teller.tell(message(PROGRESS))
     teller.tell(message(FINISHED))
     assert len(wire.calls) == 1
     assert "nobody listens" in caplog.text
+
+
+def test_a_text_without_a_receipt_is_believed_when_it_is_repeated(caplog):
+    wire = Wire(Unavailable("NOT_FOUND - no exchange 'x' in vhost '/'"))
+    teller = ControlTeller(wire, ControlChannel("x", "k"))
+    for _ in range(DOUBTS_MAX - 1):
+        with pytest.raises(Unavailable):
+            teller.tell(message(FINISHED))
+    teller.tell(message(FINISHED))
+    teller.tell(message(FINISHED))
+    assert len(wire.calls) == DOUBTS_MAX
+    assert "nobody listens" in caplog.text
+
+
+def test_a_stale_text_about_another_sender_is_not_believed():
+    wire = Wire(Unavailable("NOT_FOUND - no exchange 'other' in vhost '/'"))
+    teller = ControlTeller(wire, ControlChannel("x", "k"))
+    with pytest.raises(Unavailable):
+        teller.tell(message(FINISHED))
+    wire.failure = None
+    teller.tell(message(FINISHED))
+    assert len(wire.calls) == 2
 
 
 def test_a_lost_broker_is_for_the_caller_to_wait_for():
