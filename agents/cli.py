@@ -1,4 +1,4 @@
-"""Commands of the agents: `collector`, `database`, `summary`, `replay`, `record`.
+"""Commands of the agents: `collector`, `database`, `summary`, `replay`.
 
 Only wiring: options in, one function of the agents called, its answer shown.  Agents are imported when a command
 runs, so that `gridmsg --help` stays quick.  Tests: tests/unit/agents/test_cli.py, tests/e2e/.
@@ -7,10 +7,7 @@ runs, so that `gridmsg --help` stays quick.  Tests: tests/unit/agents/test_cli.p
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import click
@@ -24,20 +21,17 @@ from broker.cli.base import (
     say,
     site_options,
     table_lines,
-    warn,
 )
 from broker.cli.site import agent_settings, log_option, start_logging
 
 if TYPE_CHECKING:
     from agents.config import AgentSettings, DatabaseSettings
-    from agents.recordstore.interface import Kind
 
-RECORD_COLUMNS = ("EndTime", "type", "ProbeName", "VOName", "WallDuration", "checksum")
 SUMMARY_COLUMNS = ("EndTime", "ProbeName", "VOName", "Count", "Njobs", "CoreHours")
 
 
 @final
-class _Agents(click.Group):
+class Agents(click.Group):
     """A group whose commands turn what agents refuse into one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -82,7 +76,7 @@ def one_day(text: str) -> date:
 # Running one agent
 
 
-@click.group(cls=_Agents)
+@click.group(cls=Agents)
 def collector() -> None:
     """The agent that takes records from probes over HTTP."""
 
@@ -99,7 +93,7 @@ def collector_run(place: Place, log_level: str) -> None:
     service.run(settings, place.data_folder)
 
 
-@click.group(cls=_Agents)
+@click.group(cls=Agents)
 def database() -> None:
     """The agent that stores records from its queues."""
 
@@ -117,7 +111,7 @@ def database_run(place: Place, name: str | None, log_level: str) -> None:
     agent.run(settings, place.data_folder)
 
 
-@click.group(cls=_Agents)
+@click.group(cls=Agents)
 def summary() -> None:
     """Daily summaries: the agent, and its rows."""
 
@@ -178,10 +172,10 @@ def summary_show(place: Place, first: date, last: date | None, as_json: bool) ->
     rows = [
         record.document for record in agent.show(settings, place.data_folder, first, last or first)
     ]
-    _print_records(rows, SUMMARY_COLUMNS, as_json, "no summary rows on these days")
+    print_records(rows, SUMMARY_COLUMNS, as_json, "no summary rows on these days")
 
 
-@click.group(cls=_Agents)
+@click.group(cls=Agents)
 def replay() -> None:
     """Sending stored records again."""
 
@@ -262,86 +256,6 @@ def replay_request(
         raise Failure(f"{counts.failed} records could not be sent: see the replay agent's log")
 
 
-# Records
-
-
-@click.group(cls=_Agents)
-def record() -> None:
-    """Usage records: send, check, convert, find, count."""
-
-
-@record.command(name="find")
-@click.argument("filter_text", metavar="FILTER", default="")
-@site_options
-@name_option
-@click.option("--kind", type=click.Choice(["raw", "summary", "quarantine"]), default="raw")
-@click.option("--from", "start", type=first_moment, metavar="TIME", help="Earliest time.")
-@click.option("--to", "end", type=last_moment, metavar="TIME", help="Latest time.")
-@click.option(
-    "--limit", default=100, type=click.IntRange(0), show_default=True, help="0: no limit."
-)
-@json_option
-def record_find(
-    place: Place,
-    filter_text: str,
-    name: str | None,
-    kind: str,
-    start: datetime | None,
-    end: datetime | None,
-    limit: int,
-    as_json: bool,
-) -> None:
-    """Find stored records.  FILTER is Lucene text such as 'VOName:*cms*', or Elasticsearch JSON; none: all."""
-    from agents.recordstore import find
-
-    with _quiet_store(place, name, kind) as (path, wanted):
-        found = find.find(
-            path,
-            filter_text,
-            wanted,
-            (limit + 1) or None if limit else None,
-            from_ms=_milliseconds(start),
-            to_ms=_milliseconds(end, 1),
-        )
-        rows: list[dict[str, object]] = []
-        for one in found:
-            if limit and len(rows) == limit:
-                warn(f"only the first {limit}: --limit 0 shows all")
-                break
-            rows.append(one.document)
-    _print_records(rows, RECORD_COLUMNS, as_json, "no record fits")
-
-
-@record.command(name="count")
-@click.argument("filter_text", metavar="FILTER", default="")
-@site_options
-@name_option
-@click.option("--kind", type=click.Choice(["raw", "summary", "quarantine"]), default="raw")
-@click.option("--from", "start", type=first_moment, metavar="TIME", help="Earliest time.")
-@click.option("--to", "end", type=last_moment, metavar="TIME", help="Latest time.")
-@json_option
-def record_count(
-    place: Place,
-    filter_text: str,
-    name: str | None,
-    kind: str,
-    start: datetime | None,
-    end: datetime | None,
-    as_json: bool,
-) -> None:
-    """Count stored records.  FILTER as for `record find`."""
-    from agents.recordstore import find
-
-    with _quiet_store(place, name, kind) as (path, wanted):
-        number = find.count(
-            path, filter_text, wanted, from_ms=_milliseconds(start), to_ms=_milliseconds(end, 1)
-        )
-    if as_json:
-        print_json({"count": number})
-    else:
-        say(str(number))
-
-
 def one_database(settings: AgentSettings, name: str | None) -> DatabaseSettings:
     """The database entry of that name, or the only one; raises Failure."""
     names = [one.name for one in settings.database]
@@ -356,32 +270,10 @@ def one_database(settings: AgentSettings, name: str | None) -> DatabaseSettings:
     raise Failure(f"no database is called {name}: --name takes {listed}")
 
 
-@contextmanager
-def _quiet_store(place: Place, name: str | None, kind: str) -> Iterator[tuple[Path, Kind]]:
-    """The record store's file and the kind to look for; raises Failure if there is no store yet."""
-    from agents.recordstore.interface import Kind
-
-    settings = agent_settings(place)
-    database_settings = one_database(settings, name)
-    path = database_settings.store_path(place.data_folder)
-    if kind == "summary" and name is None:
-        path = place.data_folder / settings.summary.summary_path
-    elif database_settings.store != "sqlite":
-        raise Failure(f"database {database_settings.name} is not an SQLite store: ask it itself")
-    if not path.exists():
-        raise Failure(
-            f"no record store at {path}: name the site's folder with --data, or start it with `gridmsg up`"
-        )
-    yield path, Kind(kind)
-
-
-def _milliseconds(moment: datetime | None, more: int = 0) -> int | None:
-    return None if moment is None else int(moment.timestamp() * 1000) + more
-
-
-def _print_records(
+def print_records(
     rows: list[dict[str, object]], columns: tuple[str, ...], as_json: bool, nothing: str
 ) -> None:
+    """Print records as a table of some columns, or whole as a JSON list."""
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False, sort_keys=True))
         return

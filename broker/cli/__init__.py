@@ -28,7 +28,7 @@ COMMANDS: Final = {
     "database": "agents.cli:database",
     "summary": "agents.cli:summary",
     "replay": "agents.cli:replay",
-    "record": "agents.cli:record",
+    "record": "agents.cli_records:record",
     "bench": "bench.cli:bench",
     "completion": "broker.cli.shell:completion",
 }
