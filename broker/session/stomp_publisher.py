@@ -1,7 +1,7 @@
 """SEND: header blocks become plans, plans become messages.
 
 A publisher repeats its headers, so the plans of the blocks it used are kept and a SEND costs a look-up.
-Tests: tests/unit/broker/session/test_stomp_publisher.py.
+Tests: tests/unit/broker/session/test_stomp.py, tests/conformance/stomp*.json.
 """
 
 from __future__ import annotations

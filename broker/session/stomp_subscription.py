@@ -1,7 +1,7 @@
 """A STOMP subscription: what it was delivered and has not acknowledged, and how its MESSAGE frames are written.
 
 Message ids are `<session>-<subscription>-<number>`: unique, free of colons, and parsed with one split; the same
-bytes are the `ack` header.  Tests: tests/unit/broker/session/test_stomp_subscription.py.
+bytes are the `ack` header.  Tests: tests/unit/broker/session/test_stomp.py, tests/conformance/stomp*.json.
 """
 
 from __future__ import annotations

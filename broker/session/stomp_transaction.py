@@ -1,7 +1,7 @@
 """What a STOMP client did since BEGIN: kept until COMMIT does all of it in one turn, or ABORT undoes it.
 
 Nothing of it is seen by the core before COMMIT; acknowledged messages stay in the client's hands meanwhile.
-Tests: tests/unit/broker/session/test_stomp_transaction.py.
+Tests: tests/unit/broker/session/test_stomp.py, tests/conformance/stomp*.json.
 """
 
 from __future__ import annotations
