@@ -44,8 +44,9 @@ class StartFailed(Exception):
 
 def run(config: Config) -> int:
     """Run a broker until it is told to stop; returns the exit status (0, or 1 when it could not start or its store failed)."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
 
+    reactor: Any = installed
     try:
         server = Server(config, reactor)
         server.start()
@@ -53,7 +54,7 @@ def run(config: Config) -> int:
         sys.stderr.write(f"gridmsg broker: {error}\n")
         return 1
     # Twisted would put its own handlers over ours, and stop without a farewell.
-    reactor.run(installSignalHandlers=False)  # type: ignore[attr-defined]
+    reactor.run(installSignalHandlers=False)
     return server.exit_status
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from store.memory import MemoryStore
-
 from broker.core.broker import Broker, CoreLimits
 from broker.core.delivery import Delivery
 from broker.core.message import Message
 from broker.core.subscription import UNLIMITED, Subscription
 from broker.core.vhost import Vhost
 from broker.wire.properties import AMQP, Properties
+from store.memory import MemoryStore
 
 
 class FakeClock:

@@ -160,7 +160,7 @@ def raw_job_ids(database: Path) -> list[str]:
     try:
         return [
             row[0]
-            for row in connection.execute("SELECT json_extract(doc, '$.GlobalJobId') FROM rec")
+            for row in connection.execute("SELECT json_extract(doc, '$.GlobalJobId') FROM raw")
         ]
     finally:
         connection.close()
