@@ -7,6 +7,7 @@ Tests: tests/unit/agents/records/test_duration.py, tests/property/agents/test_du
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import Final
@@ -32,7 +33,7 @@ def duration_seconds(text: str) -> int | float:
     if match is None:
         return 0
     years, months, days, hours, minutes, seconds, fraction = match.groups()
-    total = int(seconds) if seconds else 0
+    total = 0
     if minutes:
         total += int(minutes) * 60
     if hours:
@@ -43,12 +44,14 @@ def duration_seconds(text: str) -> int | float:
         total += int(months) * 30 * _DAY_SECONDS
     if years:
         total += int(years) * 365 * _DAY_SECONDS
-    total = _bounded(total)
-    if fraction is None or total > SECONDS_MAX - 1:
-        return total
-    # Whole nanoseconds, then one division: the float that the reference gets, not the sum of rounding errors.
-    nanoseconds = int(fraction[1:10].ljust(9, "0"))
-    return total + nanoseconds / 1e9 if nanoseconds else total
+    if fraction is None:
+        return _bounded(total + int(seconds or 0))
+    # The reference takes the fraction off the float and cuts it at nanoseconds, so that PT40.26S is 40.259999999:
+    # stored records show it, and the checksum covers it.
+    part, full = math.modf(float(seconds + fraction))
+    nanoseconds = int(part * 1e9)
+    total = _bounded(total + int(full))
+    return total + nanoseconds / 1e9 if nanoseconds and total < SECONDS_MAX else total
 
 
 def whole(seconds: float) -> int | float:

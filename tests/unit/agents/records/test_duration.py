@@ -21,6 +21,8 @@ from agents.records.duration import SECONDS_MAX, duration_seconds, whole
         ("PT0.1S", 0.1),
         ("PT0.29S", 0.29),
         ("PT0.57S", 0.57),
+        ("PT1M5.17S", 65.169999999),
+        ("PT3M40.26S", 220.259999999),
         ("PT1.0000000001S", 1),
         ("", 0),
         ("3600", 0),
