@@ -70,7 +70,9 @@ class Capture:
             lane = state.lanes.get(number)
             if lane is None:
                 continue
-            lane.frozen = [e for e in lane.extents if lane.is_any_alive(e[0], e[1])]
+            # Frozen ones are left only by a checkpoint that found no space.
+            extents = [*lane.frozen, *lane.extents]
+            lane.frozen = [e for e in extents if lane.is_any_alive(e[0], e[1])]
             lane.extents = []
             self.lanes.append((lane, lane.freeze(), lane.frozen))
         state.touched = set()
@@ -201,12 +203,14 @@ class Sidecars:
         is_new = False
         for segment, parts in content.items():
             path = f"{self._folder}/{sidecar_name(segment, self.epoch)}"
-            length = self._lengths.get(segment)
-            if length is None:
-                file: File = self._files.create(path)
-                length, is_new = 0, True
+            length = self._lengths.get(segment, 0)
+            # What lies past the known length is of a checkpoint that was not finished: no one refers to it.
+            if length == 0:
+                is_new = True
+            if length or self._files.exists(path):
+                file: File = self._files.open(path, is_writable=True)
             else:
-                file = self._files.open(path, is_writable=True)
+                file = self._files.create(path)
             try:
                 file.write(length, parts)
                 file.sync()

@@ -40,7 +40,7 @@ from store.record import (
 from store.recovery import History, recover
 from store.segment import NUMBER_BITS, SEGMENT_HEADER_BYTES, Segment, encode_batch
 from store.settings import StoreSettings
-from store.supply import SegmentSupply
+from store.supply import NO_SPACE, SegmentSupply
 from store.writer import ThreadWriter, Writer
 
 _LOG: Final = logging.getLogger("store")
@@ -244,7 +244,9 @@ class Journal:
         if self.failure is None:
             try:
                 self._sync_rest()
-                self._keep(Capture(self._state, self._place(), self._keeper.blobs))
+                for _ in range(2):
+                    if self._keep(Capture(self._state, self._place(), self._keeper.blobs)):
+                        break
                 self._supply.close()
                 self._lease.release()
             except (OSError, StoreError) as error:
@@ -409,6 +411,12 @@ class Journal:
             self._debt_bytes >= settings.checkpoint_bytes
             or self._debt_records >= settings.checkpoint_records
         )
+        if self._is_space_low and not is_due:
+            # Dead segments give space back once two checkpoints have seen them dead.
+            is_due = any(
+                figures.count == 0 and figures.id != self._segment.id
+                for figures in self._state.segments.values()
+            )
         if is_due and not self._is_checkpointing:
             self._checkpoint_aside()
         self._update_blocked()
@@ -476,9 +484,23 @@ class Journal:
 
         self._writer.run_aside(keep)
 
-    def _keep(self, capture: Capture) -> None:
-        """Write a checkpoint, take its pages over, unlink what died."""
-        written = self._keeper.write(capture)
+    def _postpone(self, capture: Capture, error: OSError) -> None:
+        """A checkpoint found no space: nothing is lost, the journal still has it all; try again with the reserve's."""
+        _LOG.warning("no space for a checkpoint, it is tried again: %s", error)
+        self._supply.give_up_reserve()
+        with self._lock:
+            self._state.touched.update(lane.number for lane, _, _ in capture.lanes)
+            self._is_space_low = True
+
+    def _keep(self, capture: Capture) -> bool:
+        """Write a checkpoint, take its pages over, unlink what died; False when there was no space."""
+        try:
+            written = self._keeper.write(capture)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self._postpone(capture, error)
+            return False
         with self._lock:
             for lane, segment, pages in written.pages:
                 for run in lane.runs:
@@ -494,6 +516,7 @@ class Journal:
             self._debt_records -= capture.debt_records
         for id in written.dead:
             self._keeper.unlink(id)
+        return True
 
     def _place(self) -> Place:
         return Place(self._batch, self._crc, self._segment.id, self._offset)

@@ -75,7 +75,7 @@ class Layout:
     def _read_format(self, path: str) -> str:
         text, mark, crc = self.files.read_whole(path).decode("utf-8", "replace").rpartition("crc ")
         lines = text.splitlines()
-        if not mark or len(lines) < 2 or f"{zlib.crc32(text.encode()):08x}" != crc.strip():
+        if not mark or len(lines) < 2 or f"{zlib.crc32(text.encode()):08x}\n" != crc:
             raise Corrupt(path, 0, "the FORMAT file fails its checksum; restore it from a backup")
         word, _, version = lines[0].partition(" ")
         if word != _FORMAT_WORD or version != str(FORMAT_VERSION):

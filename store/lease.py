@@ -146,7 +146,7 @@ def _encode(owner: Identity, epoch: int, claim: str, is_released: bool) -> bytes
 
 def _decode(raw: bytes) -> dict[str, str] | None:
     text, mark, crc = raw.decode("utf-8", "replace").rpartition("crc ")
-    if not mark or f"{zlib.crc32(text.encode()):08x}" != crc.strip():
+    if not mark or f"{zlib.crc32(text.encode()):08x}\n" != crc:
         return None
     fields = {}
     for line in text.splitlines():

@@ -27,7 +27,7 @@ from store.segment import (
 from store.settings import StoreSettings
 
 _LOG: Final = logging.getLogger("store")
-_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @final
@@ -81,7 +81,7 @@ class SegmentSupply:
                 self._fill_reserve()
                 self.is_short = False
             except OSError as error:
-                if error.errno not in _NO_SPACE:
+                if error.errno not in NO_SPACE:
                     raise
                 if not self.is_short:
                     _LOG.warning("no space for the next segment: %s", error)
@@ -109,22 +109,29 @@ class SegmentSupply:
         try:
             return self._create(size_bytes)
         except OSError as error:
-            if error.errno not in _NO_SPACE:
+            if error.errno not in NO_SPACE:
                 raise
             refused = error
-        files = self._layout.files
-        if files.exists(self._layout.reserve):
-            _LOG.warning("the disk is full: the reserve is given up for a segment")
-            files.unlink(self._layout.reserve)
+        if self.give_up_reserve():
             try:
                 return self._create(size_bytes)
             except OSError as error:
-                if error.errno not in _NO_SPACE:
+                if error.errno not in NO_SPACE:
                     raise
                 refused = error
         raise Full(
             f"no space for a segment of {size_bytes} bytes in {self._layout.segments}: free some, then start again"
         ) from refused
+
+    def give_up_reserve(self) -> bool:
+        """Free the space that was kept for a full disk; False if it was freed before."""
+        files = self._layout.files
+        self.is_short = True
+        if not files.exists(self._layout.reserve):
+            return False
+        _LOG.warning("the disk is full: the reserve is given up")
+        files.unlink(self._layout.reserve)
+        return True
 
     def _create(self, size_bytes: int) -> Segment:
         id = segment_id(self._epoch, self._number)

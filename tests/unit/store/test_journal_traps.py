@@ -1,0 +1,295 @@
+"""One test for each known trap of the design that the journal has to step around, and for what must refuse a start."""
+
+import dataclasses
+import zlib
+
+import pytest
+
+from store.errors import Corrupt, Fenced, StoreError, VersionMismatch
+from store.inspect import dump
+from store.journal import Journal
+from store.lease import InUse, RealHost
+from store.record import encode_value
+from tests.support.disk import SimulatedDisk
+from tests.support.store_drive import SMALL, Stepped, message, open_store, unit
+
+
+def publish(stepped, lane, positions, size=200):
+    sent = {position: message(bytes(size), b"%d" % position) for position in positions}
+    stepped.journal.commit(unit([(m, lane, p) for p, m in sent.items()]))
+    stepped.settle()
+    return sent
+
+
+def acknowledge(stepped, lane, sent):
+    stepped.journal.commit(unit([], [(lane, p, m) for p, m in sent.items()]))
+    stepped.settle()
+
+
+def checkpoint(stepped):
+    stepped.journal._checkpoint_aside()
+    stepped.writer.run_jobs()
+
+
+def positions(journal, lane, first=0):
+    return [row[0] for row in journal.read(lane, first, 10**6, 10**9)]
+
+
+def checkpoints(disk):
+    return [p for p in disk.paths() if p.startswith("/store/checkpoints/") and "tmp" not in p]
+
+
+def test_trap_1_the_newest_checkpoint_is_damaged_after_segments_were_unlinked():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    for start in range(0, 300, 10):
+        sent = publish(stepped, 1, range(start, start + 10))
+        acknowledge(stepped, 1, sent)
+    kept = publish(stepped, 1, [300, 301])
+    checkpoint(stepped)
+    assert len([p for p in disk.paths() if p.endswith(".seg")]) < 5, "dead segments were unlinked"
+    disk.flip(checkpoints(disk)[-1], 60)
+    disk.crash()
+    again = Stepped(disk)
+    assert again.recovered.lanes[1].count == len(kept)
+    assert positions(again.journal, 1) == [300, 301]
+
+
+def test_both_checkpoints_damaged_stop_the_start_with_the_file_named():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    publish(stepped, 1, range(5))
+    stepped.journal.close()
+    for path in checkpoints(disk):
+        disk.flip(path, 60)
+    with pytest.raises(Corrupt, match="no usable checkpoint") as caught:
+        Stepped(disk)
+    assert caught.value.path in checkpoints(disk)
+
+
+def test_trap_2_a_damaged_batch_that_a_later_one_follows_is_no_torn_tail():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    for i in range(4):
+        publish(stepped, 1, [i])
+    batch = list(dump("/store", disk))[2]
+    path = f"/store/segments/{batch['segment']}"
+    disk.crash()
+    disk.flip(path, batch["offset"] + 5)
+    with pytest.raises(Corrupt, match="damaged") as caught:
+        Stepped(disk)
+    assert caught.value.path == path and caught.value.offset == batch["offset"]
+
+
+def test_trap_2_a_damaged_batch_at_the_end_of_a_sealed_epoch_is_no_torn_tail():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    publish(stepped, 1, [0])
+    last = list(dump("/store", disk))[-1]
+    disk.crash()
+    Stepped(disk)
+    disk.crash()
+    disk.flip(f"/store/segments/{last['segment']}", last["offset"] + 5)
+    with pytest.raises(Corrupt):
+        Stepped(disk)
+
+
+def test_trap_3_a_body_that_is_a_copy_of_a_journal_is_not_replayed():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    publish(stepped, 1, range(3))
+    path = "/store/segments/000001-000000000001.seg"
+    copied = disk.content(path)[4096:6144]
+    stepped.journal.commit(unit([(message(b"x" * 40 + copied + copied), 2, 0)]))
+    stepped.step()
+    last = list(dump("/store", disk))[-1]
+    disk.crash()
+    # The batch that carries the copies is torn: nothing inside it may pass for a batch.
+    disk.flip(path, last["offset"] + 8)
+    again = Stepped(disk)
+    assert positions(again.journal, 1) == [0, 1, 2] and positions(again.journal, 2) == []
+
+
+def test_trap_5_a_crash_between_sidecar_and_checkpoint_then_another_checkpoint():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    publish(stepped, 1, range(30))
+    checkpoint(stepped)
+    publish(stepped, 1, range(30, 60))
+    disk.before_call = lambda name, count: (
+        (_ for _ in ()).throw(OSError(5, "EIO")) if name == "rename" else None
+    )
+    checkpoint(stepped)
+    assert stepped.box.failed
+    disk.crash()
+    again = Stepped(disk)
+    publish(again, 1, range(60, 70))
+    checkpoint(again)
+    again.journal.close()
+    assert positions(Stepped(disk).journal, 1) == list(range(70))
+
+
+def test_trap_7_a_dropped_lane_s_number_and_entries_never_come_back():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    publish(stepped, 7, range(10))
+    checkpoint(stepped)
+    made = unit()
+    made.drop_lane(7)
+    stepped.journal.commit(made)
+    stepped.settle()
+    stepped.journal.close()
+    again = Stepped(disk)
+    assert again.recovered.lanes == {} and again.recovered.next_lane == 8
+    assert positions(again.journal, 7) == []
+
+
+def test_trap_8_gaps_and_horizon_survive():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    publish(stepped, 1, [5])
+    made = unit([(message(), 1, 1_000_000)])
+    made.horizon(1, 1_000_500)
+    stepped.journal.commit(made)
+    stepped.settle()
+    disk.crash()
+    for _ in range(2):
+        again = Stepped(disk)
+        state = again.recovered.lanes[1]
+        assert (state.first, state.next, state.count) == (5, 1_000_001, 2)
+        assert state.horizon == 1_000_500
+        assert positions(again.journal, 1) == [5, 1_000_000]
+        again.journal.close()
+
+
+def test_trap_9_every_second_of_many_acknowledged_costs_a_bit_each():
+    disk = SimulatedDisk(1)
+    big = dataclasses.replace(
+        SMALL, segment_bytes=1 << 20, checkpoint_records=10**6, checkpoint_bytes=1 << 30
+    )
+    stepped = Stepped(disk, settings=big)
+    sent = publish(stepped, 1, range(40_000), size=1)
+    acknowledge(stepped, 1, {p: m for p, m in sent.items() if p % 2})
+    checkpoint(stepped)
+    frozen = encode_value(stepped.journal._state.lanes[1].dead.freeze())
+    assert len(frozen) < 40_000 / 8 + 200
+    disk.crash()
+    assert Stepped(disk, settings=big).recovered.lanes[1].count == 20_000
+
+
+def test_trap_10_purge_of_many_is_one_record():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    for start in range(0, 400, 20):
+        publish(stepped, 1, range(start, start + 20))
+    made = unit()
+    made.purge(1, 400, [])
+    stepped.journal.commit(made)
+    stepped.step()
+    (record,) = list(dump("/store", disk))[-1]["records"]
+    assert record[0] == "purge"
+    for _ in range(3):
+        checkpoint(stepped)
+    assert len([p for p in disk.paths() if p.endswith(".seg")]) <= 3
+    assert stepped.journal.stat()["messages"] == 0
+
+
+def test_memory_of_a_stored_backlog_does_not_grow_with_it():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    for start in range(0, 2000, 20):
+        publish(stepped, 1, range(start, start + 20), size=100)
+    checkpoint(stepped)
+    lane = stepped.journal._state.lanes[1]
+    assert lane.count == 2000 and not lane.extents and not lane.frozen and not lane.dead
+    assert len(lane.runs) < 20 and not stepped.journal._reader.unwritten
+    assert positions(stepped.journal, 1) == list(range(2000))
+
+
+def test_two_living_processes_on_one_folder_are_refused():
+    disk = SimulatedDisk(1)
+    journal = Stepped(disk).journal
+    second = Journal("/store", SMALL, disk, host=RealHost())
+    # A living owner as the kernel sees it: ourselves.
+    journal._lease.release()
+    first = Journal("/store", SMALL, disk, host=RealHost())
+    open_store(first)
+    with pytest.raises(InUse, match=r"in use by process \d+ on host"):
+        open_store(second)
+    first.close()
+    recovered, _ = open_store(second)
+    assert recovered.epoch == 3
+    second.close()
+
+
+def test_an_owner_that_was_taken_over_confirms_nothing_more():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    publish(stepped, 1, [0])
+    successor = Stepped(disk)
+    told = list(stepped.box.durable)
+    stepped.journal.commit(unit([(message(), 1, 1)]))
+    stepped.settle()
+    assert stepped.box.durable == told and isinstance(stepped.box.failed[0], Fenced)
+    assert positions(successor.journal, 1) == [0]
+    disk.crash()
+    assert positions(Stepped(disk).journal, 1) == [0]
+
+
+def test_a_folder_of_another_version_says_what_to_do():
+    disk = SimulatedDisk(1)
+    Stepped(disk).journal.close()
+    text = "gridmsg-store 99\nid 00\n"
+    file = disk.open("/store/FORMAT", is_writable=True)
+    disk._names["/store/FORMAT"].cache.clear()
+    file.write(0, [f"{text}crc {zlib.crc32(text.encode()):08x}\n".encode()])
+    with pytest.raises(VersionMismatch, match="start the version that wrote it"):
+        Stepped(disk)
+
+
+def test_a_folder_without_its_format_file_is_refused():
+    disk = SimulatedDisk(1)
+    Stepped(disk).journal.close()
+    disk.unlink("/store/FORMAT")
+    with pytest.raises(StoreError, match="FORMAT is missing"):
+        Stepped(disk)
+
+
+def test_a_folder_that_may_not_be_written_says_what_to_do():
+    disk = SimulatedDisk(1)
+
+    def refuse(name, count):
+        if name == "make_folder":
+            raise PermissionError(13, "Permission denied", "/store")
+
+    disk.before_call = refuse
+    with pytest.raises(StoreError, match="no permission to write to the store folder /store"):
+        Stepped(disk)
+
+
+def test_a_unit_larger_than_a_segment_gets_one_of_its_own():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    publish(stepped, 1, [0])
+    publish(stepped, 1, [1], size=200_000)
+    publish(stepped, 1, [2])
+    disk.crash()
+    again = Stepped(disk)
+    assert positions(again.journal, 1) == [0, 1, 2]
+    assert len(again.journal.read(1, 1, 1, 10)[0][1].body) == 200_000
+
+
+def test_too_much_journal_without_a_checkpoint_blocks_publishers():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    journal = stepped.journal
+    position = 0
+    while not journal.is_blocked:
+        journal.commit(unit([(message(bytes(1000)), 1, position)]))
+        position += 1
+        stepped.step()
+        assert position < 100
+    assert stepped.box.blocked == [True]
+    for _ in range(3):
+        stepped.settle()
+    assert stepped.box.blocked == [True, False] and not journal.is_blocked
