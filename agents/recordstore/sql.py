@@ -27,36 +27,13 @@ from agents.recordstore.condition import (
     Scalar,
 )
 from agents.recordstore.fields import KEYWORD_LENGTH_MAX, FieldType, field_type
+from agents.recordstore.keys import KEY_FIELDS, NUMBER_TYPES
 
 # Longer lists travel as one JSON parameter: SQLite counts its parameters.
 _LIST_INLINE_MAX: Final = 16
 _TO_LOWER: Final = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 _GLOB_ESCAPE: Final = str.maketrans({"[": "[[]", "*": "[*]", "?": "[?]"})
-_NUMBER_TYPES: Final = frozenset({FieldType.LONG, FieldType.DOUBLE})
 
-# Fields with a column of their own: what summaries group and sum, and filters most often name.
-# The list belongs to the schema version of `recordstore.sqlite`; other fields are read from the JSON.
-KEY_FIELDS: Final[tuple[str, ...]] = (
-    "VOName",
-    "ReportableVOName",
-    "ProjectName",
-    "DN",
-    "Processors",
-    "GPUs",
-    "ResourceType",
-    "CommonName",
-    "Host_description",
-    "Resource_ExitCode",
-    "Grid",
-    "ProbeName",
-    "SiteName",
-    "WallDuration",
-    "CpuDuration_user",
-    "CpuDuration_system",
-    "CpuDuration",
-    "CoreHours",
-    "Njobs",
-)
 _KEY_FIELDS: Final = frozenset(KEY_FIELDS)
 
 
@@ -81,11 +58,6 @@ def number_of(field: str, document: str = "doc") -> str:
         f" WHEN json_valid({text}) THEN CASE WHEN json_type({text}) IN ('integer', 'real')"
         f" THEN json_extract({text}, '$') END END END"
     )
-
-
-def key_column(field: str) -> str:
-    """Write the SQL that a key field's column is generated from."""
-    return number_of(field) if field_type(field) in _NUMBER_TYPES else text_of(field)
 
 
 def column_name(field: str) -> str:
@@ -194,7 +166,7 @@ def _value(field: str) -> str:
         return "time_ms"
     if kind is FieldType.DATE:
         return _milliseconds(field)
-    if kind in _NUMBER_TYPES:
+    if kind in NUMBER_TYPES:
         number = column_name(field) if field in _KEY_FIELDS else f"({number_of(field)})"
         return f"CAST({number} AS INTEGER)" if kind is FieldType.LONG else number
     if kind is FieldType.BOOLEAN:

@@ -1,7 +1,7 @@
 """The record store in one SQLite file: the default, with nothing to install or start.
 
 Layout (schema version 1): a table for each kind (`raw`, `summary`, `quarantine`) with the record's id, time,
-EndTime and JSON, and a generated column for each key field; `day` holds the generation of each day of summary
+EndTime and JSON, and a column for each key field (`recordstore.keys`); `day` holds the generation of each day of summary
 rows, `change` the number of the last change of each day of raw records.  docs/database.md describes it.  One file holds all kinds, so one copy of one file is a backup; the
 summary agent writes its rows to a file of its own, so it never waits for the raw records' writer.
 
@@ -40,10 +40,9 @@ from agents.recordstore.interface import (
     day_of_ms,
     day_start_ms,
 )
+from agents.recordstore.keys import KEY_FIELDS, KeyValue, key_values
 from agents.recordstore.sql import (
-    KEY_FIELDS,
     column_name,
-    key_column,
     number_of,
     text_of,
     where,
@@ -57,6 +56,7 @@ WAL_PAGES: Final = 8_192
 CACHE_KIBIBYTES: Final = 65_536
 _READERS_KEPT_MAX: Final = 4
 _GROUP_FETCH: Final = 1_000
+_MARKS: Final = ", ".join("?" * (len(KEY_FIELDS) + 4))
 
 
 @final
@@ -95,18 +95,17 @@ class SqliteRecordStore:
         """Store the records, all or none; durable when it returns."""
         if not records:
             return PutCount(0, 0, 0)
-        by_kind: dict[Kind, list[tuple[str, int, int | None, str]]] = {}
+        by_kind: dict[Kind, list[StoredRecord]] = {}
         for record in records:
-            row = (record.id, record.timestamp_ms, record.end_ms, record.text)
-            by_kind.setdefault(record.kind, []).append(row)
+            by_kind.setdefault(record.kind, []).append(record)
         inserted = replaced = 0
         with self._writing() as connection:
-            for kind, rows in by_kind.items():
-                new = _insert(connection, kind, rows)
+            for kind, some in by_kind.items():
+                new = _insert(connection, kind, some)
                 inserted += new
-                days = {day_of_ms(row[1]) for row in rows} if new else set()
-                if new < len(rows):
-                    changed, changed_days = _replace_changed(connection, kind, rows)
+                days = {day_of_ms(record.timestamp_ms) for record in some} if new else set()
+                if new < len(some):
+                    changed, changed_days = _replace_changed(connection, kind, some)
                     replaced += changed
                     days |= changed_days
                 if kind is Kind.RAW:
@@ -141,11 +140,7 @@ class SqliteRecordStore:
                 "DELETE FROM summary WHERE time_ms >= ? AND time_ms < ?",
                 (first_ms, first_ms + MILLISECONDS_A_DAY),
             )
-            _insert(
-                connection,
-                Kind.SUMMARY,
-                [(row.id, row.timestamp_ms, row.end_ms, row.text) for row in rows],
-            )
+            _insert(connection, Kind.SUMMARY, rows)
             connection.execute(
                 "INSERT INTO day(day, generation, rows) VALUES (?, ?, ?)"
                 " ON CONFLICT(day) DO UPDATE SET generation = excluded.generation, rows = excluded.rows",
@@ -375,9 +370,7 @@ def _advice(text: str) -> str:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    columns = "".join(
-        f', "{field}" GENERATED ALWAYS AS ({key_column(field)}) STORED' for field in KEY_FIELDS
-    )
+    columns = "".join(f', "{field}"' for field in KEY_FIELDS)
     for kind in Kind:
         table = kind.value
         connection.execute(
@@ -397,36 +390,36 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _insert(
-    connection: sqlite3.Connection, kind: Kind, rows: Sequence[tuple[str, int, int | None, str]]
-) -> int:
+def _insert(connection: sqlite3.Connection, kind: Kind, records: Sequence[StoredRecord]) -> int:
+    """Insert the records whose ids are not there; give their number."""
     cursor = connection.executemany(
-        f"INSERT INTO {kind.value}(id, time_ms, end_ms, doc) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT(id) DO NOTHING",
-        rows,
+        f"INSERT INTO {kind.value} VALUES ({_MARKS}) ON CONFLICT(id) DO NOTHING",
+        [_row(record) for record in records],
     )
     return max(0, cursor.rowcount)
 
 
 def _replace_changed(
-    connection: sqlite3.Connection, kind: Kind, rows: Sequence[tuple[str, int, int | None, str]]
+    connection: sqlite3.Connection, kind: Kind, records: Sequence[StoredRecord]
 ) -> tuple[int, set[date]]:
     """Replace the records that differ; give their number and the days they were and are in."""
     days: set[date] = set()
     replaced = 0
     table = kind.value
-    for record_id, timestamp_ms, end_ms, text in rows:
+    for record in records:
         old = connection.execute(
-            f"SELECT time_ms FROM {table} WHERE id = ? AND doc IS NOT ?", (record_id, text)
+            f"SELECT time_ms FROM {table} WHERE id = ? AND doc IS NOT ?", (record.id, record.text)
         ).fetchone()
         if old is not None:
-            connection.execute(
-                f"UPDATE {table} SET time_ms = ?, end_ms = ?, doc = ? WHERE id = ?",
-                (timestamp_ms, end_ms, text, record_id),
-            )
+            connection.execute(f"REPLACE INTO {table} VALUES ({_MARKS})", _row(record))
             replaced += 1
-            days |= {day_of_ms(old[0]), day_of_ms(timestamp_ms)}
+            days |= {day_of_ms(old[0]), day_of_ms(record.timestamp_ms)}
     return replaced, days
+
+
+def _row(record: StoredRecord) -> list[KeyValue]:
+    keys = key_values(record.text)
+    return [record.id, record.timestamp_ms, record.end_ms, *keys, record.text]
 
 
 def _mark_changed(connection: sqlite3.Connection, days: set[date]) -> None:
