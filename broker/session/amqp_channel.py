@@ -20,77 +20,20 @@ from broker.errors import (
     PreconditionFailed,
     ResourceLimit,
 )
+from broker.session.amqp_consumer import Consumer
+from broker.session.amqp_transaction import Transaction
 from broker.wire.amqp import methods
-from broker.wire.amqp.frames import END, content_frames, method_frame
-from broker.wire.amqp.values import encode_short_string
+from broker.wire.amqp.frames import content_frames, method_frame
 from broker.wire.properties import AMQP
 
 if TYPE_CHECKING:
     from broker.core.delivery import Delivery
-    from broker.core.destination import Destination
     from broker.session.amqp_connection import AmqpConnection
 
 NO_ROUTE: Final = 312
 _TAG: Final = Struct(">Q").pack
-_FRAME: Final = Struct(">BHI").pack
 _ACK: Final = b"\x00\x3c\x00\x50"
 _NACK: Final = b"\x00\x3c\x00\x78"
-_DELIVER: Final = b"\x00\x3c\x00\x3c"
-_CONTENT_START: Final = b"\x00\x3c\x00\x00"
-
-
-@final
-class Consumer:
-    """What a channel keeps of a subscription: its tag, and the bytes of its last delivery to be used again.
-
-    A delivery is `front`, the delivery tag, `middle` (redelivered, names, content header up to the size), the size, `tail`
-    (properties, start of the body frame), the size again, the body.
-    """
-
-    __slots__ = (
-        "destination",
-        "format",
-        "front",
-        "header",
-        "middle",
-        "rest",
-        "size_bytes",
-        "tag",
-        "tail",
-    )
-
-    def __init__(self, tag: str) -> None:
-        self.tag = encode_short_string(tag)
-        self.destination: Destination | None = None
-        self.format = AMQP
-        self.header = b""
-        self.size_bytes = 0
-        self.front = b""
-        self.middle = b""
-        self.tail = b""
-        self.rest = b""
-
-
-@final
-class Transaction:
-    """What a channel in tx mode has done since the last commit."""
-
-    __slots__ = ("acknowledged", "held_bytes", "published", "rejected", "requeued")
-
-    def __init__(self) -> None:
-        self.published: list[tuple[Message, bool]] = []
-        self.acknowledged: list[tuple[int, Delivery]] = []
-        self.rejected: list[tuple[int, Delivery]] = []
-        self.requeued: list[tuple[int, Delivery]] = []
-        self.held_bytes = 0
-
-    def settled(self) -> list[tuple[int, Delivery]]:
-        """All deliveries it would settle, by tag."""
-        return sorted([*self.acknowledged, *self.rejected, *self.requeued], key=_first)
-
-
-def _first(pair: tuple[int, Delivery]) -> int:
-    return pair[0]
 
 
 @final
@@ -101,7 +44,6 @@ class AmqpChannel:
         "_delivery_tag",
         "_first_unsettled",
         "_named_count",
-        "_number_bytes",
         "_prefetch",
         "_shared",
         "_shared_limit",
@@ -133,7 +75,6 @@ class AmqpChannel:
         self.published_seq = 0
         self.promised_seq = 0
         self.confirmed_seq = 0
-        self._number_bytes = number.to_bytes(2, "big")
         self._delivery_tag = 0
         self._first_unsettled = 1
         self._unsettled: dict[int, Delivery] = {}
@@ -161,85 +102,8 @@ class AmqpChannel:
             unsettled = self._unsettled
             for number, delivery in enumerate(run, tag + 1):
                 unsettled[number] = delivery
-        parts: list[bytes] = []
-        for delivery in run:
-            tag += 1
-            message = delivery.message
-            body = message.body
-            if (
-                message.destination is not consumer.destination
-                or message.header != consumer.header
-                or message.format != consumer.format
-                or delivery.count
-            ):
-                self._prepare(consumer, message, delivery.count > 0)
-            if len(body) != consumer.size_bytes and not self._prepare_size(consumer, len(body)):
-                parts.append(self._in_frames(consumer, delivery, tag))
-                continue
-            parts += (consumer.front, _TAG(tag), consumer.rest, body, END)
-        self._delivery_tag = tag
-        connection.out.append(b"".join(parts))
-
-    def _prepare(self, consumer: Consumer, message: Message, is_redelivered: bool) -> None:
-        """Make the parts of a delivery that depend on destination and properties."""
-        destination = message.destination
-        names = destination.amqp_names
-        if not names:
-            names = encode_short_string(destination.exchange) + encode_short_string(
-                destination.routing_key
-            )
-            destination.amqp_names = names
-        header = message.header_as(AMQP)
-        number = self._number_bytes
-        size_bytes = 4 + len(consumer.tag) + 9 + len(names)
-        consumer.front = _FRAME(1, self.number, size_bytes) + _DELIVER + consumer.tag
-        consumer.middle = b"".join(
-            (
-                b"\x01" if is_redelivered else b"\x00",
-                names,
-                b"\xce\x02",
-                number,
-                (len(header) + 12).to_bytes(4, "big"),
-                _CONTENT_START,
-            )
-        )
-        consumer.tail = header + b"\xce\x03" + number
-        consumer.header = message.header
-        consumer.format = message.format
-        # A redelivery is not used again: the next first delivery must say so.
-        consumer.destination = None if is_redelivered else destination
-        consumer.size_bytes = -1
-
-    def _prepare_size(self, consumer: Consumer, size_bytes: int) -> bool:
-        """Make the part of a delivery that depends on the size; False if it isn't one body frame."""
-        consumer.size_bytes = -1
-        if not 0 < size_bytes <= self.connection.body_frame_bytes_max:
-            return False
-        consumer.size_bytes = size_bytes
-        consumer.rest = b"".join(
-            (consumer.middle, _TAG(size_bytes), consumer.tail, size_bytes.to_bytes(4, "big"))
-        )
-        return True
-
-    def _in_frames(self, consumer: Consumer, delivery: Delivery, tag: int) -> bytes:
-        """A delivery whose body is empty or takes several frames."""
-        message = delivery.message
-        method = b"".join(
-            (
-                _DELIVER,
-                consumer.tag,
-                _TAG(tag),
-                b"\x01" if delivery.count else b"\x00",
-                message.destination.amqp_names,
-            )
-        )
-        return content_frames(
-            self.number,
-            method,
-            message.header_as(AMQP),
-            message.body,
-            self.connection.frame_bytes_max,
-        )
+        self._delivery_tag = tag + len(run)
+        connection.out.append(consumer.encode(run, tag))
 
     def cancelled(self, subscription: Subscription, reason: str) -> None:
         """The queue is gone: tell the peer if it wants to know (the core calls it)."""
@@ -253,13 +117,15 @@ class AmqpChannel:
     def publish(self, method: bytes, header: bytes, bodies: list[bytes]) -> None:
         """Publish a run of messages that differ only in their bodies."""
         connection = self.connection
-        route = connection.routes.get(method)
+        publishing = connection.publishing
+        assert publishing is not None, "channels open after the vhost"
+        route = publishing.routes.get(method)
         if route is None:
-            route = connection.find_route(method)
+            route = publishing.find_route(method)
         destination, is_mandatory = route
-        traits = connection.traits.get(header)
+        traits = publishing.traits.get(header)
         if traits is None:
-            traits = connection.find_traits(header)
+            traits = publishing.find_traits(header)
         is_persistent, priority, expiration_ms = traits
         now_ms = connection.broker.now_ms
         expires_at = 0 if expiration_ms is None else now_ms + expiration_ms
@@ -271,7 +137,7 @@ class AmqpChannel:
                 self._hold(self._transaction, message, is_mandatory)
             return
         if self.is_confirming:
-            connection.confirming[self] = None
+            connection.promises.confirming[self] = None
         publish = self.vhost.publish
         for body in bodies:
             message = Message(
@@ -370,7 +236,7 @@ class AmqpChannel:
             shared=None if no_ack else self._shared,
             is_exclusive=exclusive,
             priority=_priority(arguments, queue, self.vhost.name),
-            context=Consumer(tag),
+            context=Consumer(tag, self.number, connection.frame_bytes_max),
         )
         self.vhost.subscribe(queue, subscription, owner=connection)
         self.consumers[tag] = subscription

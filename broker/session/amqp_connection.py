@@ -8,15 +8,12 @@ RabbitMQ's.  Tests: tests/unit/broker/session/test_amqp_connection.py, tests/con
 from __future__ import annotations
 
 import logging
-from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from broker.errors import (
     BrokerError,
     CommandInvalid,
     NotAllowed,
-    NotImplementedByBroker,
     PreconditionFailed,
     ProtocolViolation,
     ResourceLimit,
@@ -24,56 +21,31 @@ from broker.errors import (
 from broker.session import amqp_handshake
 from broker.session.amqp_channel import AmqpChannel
 from broker.session.amqp_handshake import State
+from broker.session.amqp_limits import AmqpLimits
 from broker.session.amqp_operations import OPERATIONS
+from broker.session.amqp_promises import Promises
+from broker.session.amqp_publishing import Publishing
 from broker.session.heartbeat import Heartbeat
 from broker.wire.amqp import methods
 from broker.wire.amqp.frames import HEARTBEAT_FRAME, Command, FrameParser, method_frame
-from broker.wire.amqp.values import decode_properties
 
 if TYPE_CHECKING:
     from broker.core.broker import Broker
     from broker.core.delivery import Delivery
-    from broker.core.destination import Destination
     from broker.core.vhost import Vhost
     from broker.session.auth import Accounts, Identity, Operation
     from broker.session.base import Wake
+
+__all__ = ["AmqpConnection", "AmqpLimits"]
 
 log = logging.getLogger(__name__)
 
 PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
 PROTOCOL_HEADERS: Final = (PROTOCOL_HEADER, b"AMQP\x01\x01\x00\x09")
 """What a peer may begin with; the second is that of 0-9 clients, which RabbitMQ takes too."""
-EXPIRATION_MS_MAX: Final = 10 * 365 * 86_400_000
 CONNECTION_FORCED: Final = 320
 _ACK: Final = b"\x00\x3c\x00\x50"
 _ACK_BYTES: Final = 13
-
-
-@dataclass(frozen=True, slots=True)
-class AmqpLimits:
-    """Bounds of one AMQP connection.
-
-    A message over `message_bytes_max` closes its channel (406); the other bounds close the connection: login, frames and
-    channels as RabbitMQ does, the rest with RESOURCE_ERROR (506).  `held_bytes_max` bounds what is kept of the
-    peer's input while a reply waits for the disk.
-    """
-
-    message_bytes_max: int = 16 << 20
-    channels_max: int = 2047
-    frame_bytes_max: int = 131072
-    handshake_frame_bytes_max: int = 8192
-    heartbeat_seconds: int = 60
-    login_seconds: float = 10.0
-    refusal_seconds: float = 3.0
-    closing_seconds: float = 10.0
-    held_bytes_max: int = 64 << 20
-    contents_bytes_max: int = 64 << 20
-    channel_consumers_max: int = 10_000
-    transaction_bytes_max: int = 64 << 20
-    transaction_count_max: int = 65_536
-    cached_routes_max: int = 1024
-    cached_traits_max: int = 256
-    cached_header_bytes_max: int = 512
 
 
 @final
@@ -86,26 +58,21 @@ class AmqpConnection:
         "_close_at",
         "_heartbeat",
         "_held_bytes",
-        "_held_commit",
-        "_held_reply",
         "_input",
         "_is_paused",
         "_is_released",
         "_is_writable",
         "_login_by",
         "_parser",
-        "_promises",
         "_start",
         "_wake",
         "accounts",
         "acknowledged",
-        "body_frame_bytes_max",
         "broker",
         "capabilities",
         "channels",
         "channels_max",
         "client_properties",
-        "confirming",
         "frame_bytes_max",
         "identity",
         "is_awake",
@@ -114,9 +81,9 @@ class AmqpConnection:
         "limits",
         "out",
         "peer",
-        "routes",
+        "promises",
+        "publishing",
         "state",
-        "traits",
         "vhost",
         "wants_cancel",
     )
@@ -144,14 +111,11 @@ class AmqpConnection:
         self.channels: dict[int, AmqpChannel] = {}
         self.channels_max = limits.channels_max
         self.frame_bytes_max = limits.frame_bytes_max
-        self.body_frame_bytes_max = limits.frame_bytes_max - 8
         self.client_properties: dict[str, Any] = {}
         self.capabilities: dict[str, Any] = {}
         self.wants_cancel = False
         self.acknowledged: list[Delivery] = []
-        self.confirming: dict[AmqpChannel, None] = {}
-        self.routes: dict[bytes, tuple[Destination, bool]] = {}
-        self.traits: dict[bytes, tuple[bool, int, int | None]] = {}
+        self.publishing: Publishing | None = None
         self._wake = wake
         self.is_loopback = is_loopback
         self._is_writable = True
@@ -166,12 +130,10 @@ class AmqpConnection:
             limits.channels_max,
         )
         self._start = b""
-        self._promises: deque[tuple[int, list[tuple[AmqpChannel, int]]]] = deque()
+        self.promises = Promises()
         self._backlog: list[Command] = []
         self._input: list[bytes] = []
         self._held_bytes = 0
-        self._held_reply: bytes | None = None
-        self._held_commit: int | None = None
         self._blocked_reason: str | None = None
         self._is_paused = False
 
@@ -182,7 +144,7 @@ class AmqpConnection:
         if self.is_closing:
             return
         self._heartbeat.heard(self.broker.clock.now())
-        if self._held_reply is not None or self._is_paused:
+        if self.promises.held_reply is not None or self._is_paused:
             self._input.append(data)
             self._held_bytes += len(data)
             if self._held_bytes > self.limits.held_bytes_max:
@@ -235,7 +197,7 @@ class AmqpConnection:
                         channel.publish(method, header, bodies)
             except BrokerError as error:
                 self._refuse(error, number, method)
-            if self._held_reply is not None:
+            if self.promises.held_reply is not None:
                 self._backlog = commands[index + 1 :]
                 return False
             if self.is_closing:
@@ -369,75 +331,25 @@ class AmqpConnection:
         assert self.vhost is not None, "channels exist after connection.open"
         self.identity.check(self.vhost.name, operation, kind, name)
 
-    def find_route(self, method: bytes) -> tuple[Destination, bool]:
-        """Destination and mandatory flag of a publish, checked and kept; raises NotFound, AccessRefused."""
-        assert self.vhost is not None, "channels exist after connection.open"
-        _, exchange, routing_key, is_mandatory, is_immediate = methods.METHODS[
-            "basic.publish"
-        ].decode(method)
-        if is_immediate:
-            raise NotImplementedByBroker("immediate=true")
-        self.check("write", "exchange", exchange)
-        route = (self.vhost.destination(exchange, routing_key), is_mandatory)
-        if len(self.routes) >= self.limits.cached_routes_max:
-            self.routes.clear()
-        self.routes[method] = route
-        return route
-
-    def find_traits(self, header: bytes) -> tuple[bool, int, int | None]:
-        """Whether persistent, priority and expiration (ms) of properties, checked and kept; raises PreconditionFailed."""
-        assert self.identity is not None, "channels exist after login"
-        properties = decode_properties(header)
-        user = properties.user_id
-        if user is not None and user != self.identity.name:
-            raise PreconditionFailed(
-                f"user_id property set to '{user}' but authenticated user was "
-                f"'{self.identity.name}'"
-            )
-        traits = (
-            properties.delivery_mode == 2,
-            properties.priority or 0,
-            None if properties.expiration is None else _read_expiration(properties.expiration),
-        )
-        if len(header) <= self.limits.cached_header_bytes_max:
-            if len(self.traits) >= self.limits.cached_traits_max:
-                self.traits.clear()
-            self.traits[header] = traits
-        return traits
-
     def reply_when_durable(self, channel: AmqpChannel, name: str, *values: Any) -> None:
         """Send a reply, but not before what this turn changed is on disk."""
         if not self.broker.has_changes:
             channel.reply(name, *values)
             return
-        self._held_reply = method_frame(channel.number, methods.encode(name, *values))
-        self._held_commit = None
+        self.promises.held_reply = method_frame(channel.number, methods.encode(name, *values))
 
     # The turn
 
     def end_turn(self, commit: int) -> None:
         """Note which commit the promises of this turn wait for."""
         self.is_awake = False
-        if self.confirming:
-            promised = [(channel, channel.promised_seq) for channel in self.confirming]
-            self._promises.append((commit, promised))
-            self.confirming.clear()
-        if self._held_reply is not None and self._held_commit is None:
-            self._held_commit = commit
+        self.promises.note(commit)
 
     def on_durable(self, commit: int) -> None:
         """Release what waited for commits up to this one."""
-        promises = self._promises
-        if promises:
-            seqs: dict[AmqpChannel, int] = {}
-            while promises and promises[0][0] <= commit:
-                seqs.update(promises.popleft()[1])
-            for channel, seq in seqs.items():
-                channel.confirm(seq)
-        held = self._held_reply
-        if held is not None and self._held_commit is not None and self._held_commit <= commit:
-            self.out.append(held)
-            self._held_reply = None
+        reply = self.promises.release(commit)
+        if reply is not None:
+            self.out.append(reply)
             self._resume()
 
     def _resume(self) -> None:
@@ -479,7 +391,6 @@ class AmqpConnection:
         """Take what was negotiated; a heart-beat of 0 is none."""
         self.channels_max = channels_max
         self.frame_bytes_max = frame_bytes_max
-        self.body_frame_bytes_max = frame_bytes_max - 8
         self._parser.frame_bytes_max = frame_bytes_max
         self._heartbeat = Heartbeat(
             heartbeat_seconds / 2, heartbeat_seconds * 2, self.broker.clock.now()
@@ -488,8 +399,15 @@ class AmqpConnection:
     def opened(self) -> None:
         """The handshake is over."""
         self.state = State.OPEN
+        self.renew_rights()
         self._login_by = None
         self._parser.is_stepping = False
+
+    def renew_rights(self) -> None:
+        """Ask for all rights anew: the login is new."""
+        assert self.vhost is not None, "the vhost comes first"
+        assert self.identity is not None, "the login comes first"
+        self.publishing = Publishing(self.vhost, self.identity, self.limits)
 
     def tick(self, now: float) -> None:
         """Send a heart-beat when one is due; give up on a late login, a silent peer or a missing close-ok."""
@@ -536,7 +454,6 @@ class AmqpConnection:
         self.state = State.CLOSING
         self._login_by = None
         self._close_at = self.broker.clock.now() + self.limits.closing_seconds
-        self._held_reply = None
         self._is_paused = False
         self.send("connection.close", code, text, class_id, method_id)
 
@@ -565,7 +482,7 @@ class AmqpConnection:
     def _close_channel(self, channel: AmqpChannel) -> None:
         if self.acknowledged:
             self.settle()
-        self.confirming.pop(channel, None)
+        self.promises.confirming.pop(channel, None)
         self.broker.requeue(channel.close())
 
     def _release(self) -> None:
@@ -579,8 +496,7 @@ class AmqpConnection:
         for channel in self.channels.values():
             deliveries += channel.close()
         self.channels.clear()
-        self.confirming.clear()
-        self._promises.clear()
+        self.promises.forget()
         self.broker.requeue(deliveries)
         self.broker.forget_owner(self)
 
@@ -627,25 +543,3 @@ def _reply_text(error: BrokerError) -> str:
 def _ids(method: bytes) -> tuple[int, int]:
     """Class and method id of a method payload; zeros if there is none."""
     return int.from_bytes(method[:2], "big"), int.from_bytes(method[2:4], "big")
-
-
-def _read_expiration(text: str) -> int:
-    """Milliseconds of an `expiration` property; raises PreconditionFailed with RabbitMQ's text."""
-    sign = text[:1] if text[:1] in ("-", "+") else ""
-    digits = ""
-    for character in text[len(sign) :]:
-        if character not in "0123456789":
-            break
-        digits += character
-    rest = text[len(sign) + len(digits) :]
-    if not digits:
-        reason = "no_integer"
-    elif rest:
-        reason = f'{{leftover_string,"{rest}"}}'
-    elif sign == "-" and int(digits):
-        reason = f"{{value_negative,-{int(digits)}}}"
-    elif int(digits) > EXPIRATION_MS_MAX:
-        reason = f"{{value_too_big,{int(digits)}}}"
-    else:
-        return int(digits)
-    raise PreconditionFailed(f"invalid expiration '{text}': {reason}")

@@ -186,7 +186,7 @@ def _update_secret(connection: AmqpConnection, new_secret: bytes, _reason: str) 
             f"access to vhost '{connection.vhost.name}' refused for user '{fresh.name}'"
         )
     connection.identity = fresh
-    connection.routes.clear()
+    connection.renew_rights()
     connection.send("connection.update-secret-ok")
 
 

@@ -169,9 +169,9 @@ def test_caches_are_bounded() -> None:
     for n in range(10):
         peer.publish(f"k{n}", b"a", message_id=f"m{n}")
     peer.publish("k", b"a", message_id="m" * 255, app_id="a" * 255, type="t" * 255)
-    assert len(peer.session.routes) <= 3
-    assert len(peer.session.traits) <= 3
-    assert all(len(header) <= limits.cached_header_bytes_max for header in peer.session.traits)
+    assert len(peer.session.publishing.routes) <= 3
+    assert len(peer.session.publishing.traits) <= 3
+    assert all(len(header) <= limits.cached_header_bytes_max for header in peer.session.publishing.traits)
     assert peer.got() == []
 
 
