@@ -199,12 +199,59 @@ class FrameParser:
             if kind == METHOD and payload[:4] != PUBLISH and channel not in contents:
                 commands.append((channel, payload, None, None, 0))
             else:
+                if kind == METHOD and channel and not contents and not self.is_stepping:
+                    stop = self._take_whole(data, at, channel, payload, body_bytes_max, commands)
+                    if stop:
+                        at = stop
+                        prefix = self._prefix
+                        middle = self._middle
+                        continue
                 self._take(kind, channel, payload, commands)
                 prefix = b"" if contents or self.is_stepping else self._prefix
                 middle = self._middle
             if self.is_stepping and commands:
                 self._need_bytes = 0
                 return at
+
+    def _take_whole(
+        self,
+        data: bytes,
+        at: int,
+        channel: int,
+        method: bytes,
+        body_bytes_max: int,
+        commands: list[Command],
+    ) -> int:
+        """Take the header and only body frame behind a publish, and return where they end.
+
+        0: they are not all there, or not as plain; the frames are then taken one by one, with their checks.
+        """
+        end = len(data)
+        if end - at < 7 + 14:
+            return 0
+        kind, number, header_bytes = _FRAME.unpack_from(data, at)
+        body_at: int = at + FRAME_OVERHEAD_BYTES + header_bytes
+        if kind != HEADER or number != channel or header_bytes < 14 or body_at + 7 >= end:
+            return 0
+        class_id, _weight, size_bytes = _CONTENT.unpack_from(data, at + 7)
+        kind, number, body_bytes = _FRAME.unpack_from(data, body_at)
+        stop: int = body_at + 7 + body_bytes
+        if (
+            kind != BODY
+            or number != channel
+            or class_id != _BASIC
+            or not 0 < size_bytes == body_bytes <= body_bytes_max
+            or header_bytes > self.frame_bytes_max - FRAME_OVERHEAD_BYTES + FRAME_SLACK_BYTES
+            or stop >= end
+            or data[stop] != 0xCE
+            or data[body_at - 1] != 0xCE
+        ):
+            return 0
+        if method == self._last_method:
+            method = self._last_method
+        header = self._note(channel, method, data[at + 7 : body_at - 1])
+        commands.append((channel, method, header, [data[body_at + 7 : stop]], 0))
+        return stop + 1
 
     def _take(self, kind: int, channel: int, payload: bytes, commands: list[Command]) -> None:
         """Take a frame that belongs to a content, or should."""
@@ -267,17 +314,8 @@ class FrameParser:
             raise _unexpected(
                 f"expected content header for class {_BASIC}, got one for class {class_id} instead"
             )
-        header = payload[12:]
-        content.header = header
+        content.header = self._note(channel, content.method, payload)
         content.size_bytes = size_bytes
-        if content.method == self._last_method and header == self._last_header:
-            content.header = self._last_header
-            if self._prefix[1:3] != channel.to_bytes(2, "big") and size_bytes >> 32 == 0:
-                self._learn(channel, content.method, payload)
-        else:
-            self._last_method = content.method
-            self._last_header = header
-            self._prefix = b""
         if size_bytes == 0:
             del self._contents[channel]
             commands.append((channel, content.method, content.header, [b""], 0))
@@ -285,19 +323,28 @@ class FrameParser:
             content.is_refused = True
             commands.append((channel, content.method, content.header, None, size_bytes))
 
-    def _learn(self, channel: int, method: bytes, payload: bytes) -> None:
-        """Note the bytes of a publish that came twice, around its size and its body."""
+    def _note(self, channel: int, method: bytes, payload: bytes) -> bytes:
+        """The properties of a header frame; a publish that comes twice is remembered by its bytes around size and body."""
+        header = payload[12:]
+        if method != self._last_method or header != self._last_header:
+            self._last_method = method
+            self._last_header = header
+            self._prefix = b""
+            return header
         number = channel.to_bytes(2, "big")
-        self._prefix = b"".join(
-            (
-                _FRAME.pack(METHOD, channel, len(method)),
-                method,
-                END,
-                _FRAME.pack(HEADER, channel, len(payload)),
-                payload[:8],
+        if self._prefix[1:3] != number and payload[4:8] == b"\0\0\0\0":
+            self._prefix = b"".join(
+                (
+                    _FRAME.pack(METHOD, channel, len(method)),
+                    method,
+                    END,
+                    _FRAME.pack(HEADER, channel, len(payload)),
+                    payload[:8],
+                )
             )
-        )
-        self._middle = payload[12:] + END + b"\x03" + number
+            self._middle = header + END + b"\x03" + number
+        # The same object again for the same bytes, so that what is cached by them finds its hash made.
+        return self._last_header
 
     def _take_body(
         self, channel: int, payload: bytes, content: Content, commands: list[Command]

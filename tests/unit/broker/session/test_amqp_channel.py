@@ -170,6 +170,23 @@ def test_acknowledgements_of_one_read_are_settled_together() -> None:
     assert [position for _, position, _ in unit.acknowledged] == [2, 0, 1, 3]
 
 
+def test_multiple_after_many_single_acknowledgements() -> None:
+    """Both ways to find what a tag covers: tags in a row, and the few left of many."""
+    house, peer = with_queue()
+    peer.consume("q")
+    peer.feed(b"".join(published("q", b"%d" % n) for n in range(60)))
+    for tag in [*range(2, 40, 2), *range(41, 59)]:
+        peer.send(1, "basic.ack", tag, False)
+    peer.send(1, "basic.ack", 5, True)
+    assert sorted(peer.session.channels[1]._unsettled) == [*range(7, 40, 2), 40, 59, 60]
+    peer.send(1, "basic.ack", 59, True)
+    assert sorted(peer.session.channels[1]._unsettled) == [60]
+    peer.publish("q", b"next")
+    peer.send(1, "basic.ack", 0, True)
+    assert house.vhost.queues["q"].unsettled_count == 0
+    assert [row for row in peer.got() if row[1] == "channel.close"] == []
+
+
 def test_rejected_messages_go_to_the_dead_letter_exchange() -> None:
     house, peer = with_queue(arguments={"x-dead-letter-exchange": "amq.fanout"})
     peer.declare("dead")
