@@ -1,4 +1,5 @@
-"""The narrow door to the disk: the only module that opens, syncs, renames or unlinks.
+# ruff: noqa: PTH
+"""The narrow door to the disk: the only module that opens, syncs, renames or unlinks (so: os, no pathlib).
 
 Invariants: a method returns only when the operating system said yes; every failure is an OSError; nothing is
 retried.  Knows nothing of segments or records.  The fake: tests/support/disk.py; tests:
@@ -204,15 +205,15 @@ class RealFiles:
         return os.path.exists(path)
 
     def rename(self, source: str, target: str) -> None:
-        """Call rename(2)."""
+        """Rename in one step."""
         os.rename(source, target)
 
     def link(self, source: str, target: str) -> None:
-        """Call link(2)."""
+        """Make a hard link."""
         os.link(source, target)
 
     def unlink(self, path: str) -> None:
-        """Call unlink(2)."""
+        """Remove the name; open files live on."""
         os.unlink(path)
 
     def free_bytes(self, path: str) -> int:

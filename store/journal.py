@@ -26,6 +26,7 @@ from store.keeper import Keeper
 from store.layout import Layout
 from store.lease import Host, Lease, RealHost, claim_lease
 from store.pending import PendingUnits
+from store.pressure import Pressure
 from store.reader import Reader
 from store.record import (
     BATCH_HEADER_BYTES,
@@ -46,8 +47,6 @@ from store.writer import ThreadWriter, Writer
 _LOG: Final = logging.getLogger("store")
 _RETRY_SECONDS: Final = 0.5
 """How often free space is looked at again while publishers wait for it."""
-_SPACE_CHECK_BYTES: Final = 1 << 20
-"""How much is written between two looks at the free space."""
 
 
 @final
@@ -98,11 +97,8 @@ class Journal:
         self._sync_count = 0
         self._written_bytes = 0
         self._unsynced: list[Segment] = []
-        self._unchecked_bytes = 0
-        self._debt_bytes = 0
-        self._debt_records = 0
+        self._pressure = Pressure(self._settings)
         self._is_checkpointing = False
-        self._is_space_low = False
         self._is_preparing = False
 
     def open(
@@ -153,8 +149,7 @@ class Journal:
             self._state = history.state
             place, predecessor = history.place, history.epoch
             kept = history.checkpoints
-            self._debt_bytes = history.debt_bytes
-            self._debt_records = history.debt_records
+            self._pressure.add(history.debt_bytes, history.debt_records)
         self._batch, self._crc, self._durable_batch = place.batch, place.crc, place.batch
         self._reader = Reader(
             layout.files, layout.segments, settings.open_segments, settings.cache_bytes
@@ -266,15 +261,15 @@ class Journal:
                 "lanes": len(state.lanes),
                 "messages": sum(lane.count for lane in state.lanes.values()),
                 "message_bytes": sum(lane.bytes for lane in state.lanes.values()),
-                "journal_debt_bytes": self._debt_bytes,
-                "journal_debt_records": self._debt_records,
+                "journal_debt_bytes": self._pressure.debt_bytes,
+                "journal_debt_records": self._pressure.debt_records,
                 "batches": self._batch,
                 "syncs": self._sync_count,
                 "written_bytes": self._written_bytes,
                 "commits": self._committed,
                 "commits_durable": self.durable,
                 "is_blocked": self.is_blocked,
-                "is_space_low": self._is_space_low,
+                "is_space_low": self._pressure.is_space_low,
                 "sync": self._settings.sync,
             }
 
@@ -293,7 +288,7 @@ class Journal:
             return None
         if self._pending:
             return 0.0
-        if self._is_space_low:
+        if self._pressure.is_space_low:
             return _RETRY_SECONDS
         if self._unsynced and self._settings.sync == "interval":
             return self._settings.sync_interval_seconds
@@ -357,8 +352,7 @@ class Journal:
         figures = self._state.segment(segment.id)
         figures.last_batch = number
         figures.used_bytes = self._offset
-        self._debt_bytes += total_bytes
-        self._debt_records += len(records)
+        self._pressure.add(total_bytes, len(records))
         return _Batch(commit, number, segment, offset, parts)
 
     def _switch(self, need_bytes: int) -> None:
@@ -404,14 +398,10 @@ class Journal:
             self._sync_rest()
         if self._offset * 2 > self._segment.size_bytes and not self._supply.is_ready:
             self._prepare_aside()
-        if self._is_space_low or self._written_bytes - self._unchecked_bytes > _SPACE_CHECK_BYTES:
-            self._unchecked_bytes = self._written_bytes
+        if self._pressure.wants_look(self._written_bytes):
             self._look_at_space()
-        is_due = (
-            self._debt_bytes >= settings.checkpoint_bytes
-            or self._debt_records >= settings.checkpoint_records
-        )
-        if self._is_space_low and not is_due:
+        is_due = self._pressure.is_checkpoint_due
+        if self._pressure.is_space_low and not is_due:
             # Dead segments give space back once two checkpoints have seen them dead.
             is_due = any(
                 figures.count == 0 and figures.id != self._segment.id
@@ -422,25 +412,16 @@ class Journal:
         self._update_blocked()
 
     def _look_at_space(self) -> None:
-        settings = self._settings
         free_bytes = self._layout.files.free_bytes(self._layout.folder)
-        limit = settings.free_bytes_resume if self._is_space_low else settings.free_bytes_min
-        is_low = free_bytes < limit or self._supply.is_short
-        if is_low and self._supply.is_short and free_bytes >= settings.free_bytes_resume:
+        is_short = self._supply.is_short
+        if is_short and free_bytes >= self._settings.free_bytes_resume:
             self._prepare_aside()
-        if is_low != self._is_space_low:
-            self._is_space_low = is_low
-            word = "low: publishers wait" if is_low else "enough again"
+        if self._pressure.look(free_bytes, is_short):
+            word = "low: publishers wait" if self._pressure.is_space_low else "enough again"
             _LOG.warning("%s: space is %s (%d bytes free)", self._layout.folder, word, free_bytes)
 
     def _update_blocked(self) -> None:
-        settings = self._settings
-        factor = 1 if self.is_blocked else 2
-        is_blocked = (
-            self._is_space_low
-            or self._debt_bytes >= factor * settings.checkpoint_bytes
-            or self._debt_records >= factor * settings.checkpoint_records
-        )
+        is_blocked = self._pressure.blocks(self.is_blocked)
         if is_blocked != self.is_blocked:
             self.is_blocked = is_blocked
             on_blocked = self._on_blocked
@@ -458,8 +439,8 @@ class Journal:
             except Exception as error:
                 self._fail(error)
             self._is_preparing = False
-            if self._supply.is_short != self._is_space_low:
-                self._is_space_low = self._is_space_low or self._supply.is_short
+            if self._supply.is_short != self._pressure.is_space_low:
+                self._pressure.is_space_low = True
                 self._writer.wake()
 
         self._writer.run_aside(prepare)
@@ -470,7 +451,8 @@ class Journal:
             self._sync_rest()
         with self._lock:
             capture = Capture(self._state, self._place(), self._keeper.blobs)
-            capture.debt_bytes, capture.debt_records = self._debt_bytes, self._debt_records
+            capture.debt_bytes = self._pressure.debt_bytes
+            capture.debt_records = self._pressure.debt_records
         self._is_checkpointing = True
 
         def keep() -> None:
@@ -490,7 +472,7 @@ class Journal:
         self._supply.give_up_reserve()
         with self._lock:
             self._state.touched.update(lane.number for lane, _, _ in capture.lanes)
-            self._is_space_low = True
+            self._pressure.is_space_low = True
 
     def _keep(self, capture: Capture) -> bool:
         """Write a checkpoint, take its pages over, unlink what died; False when there was no space."""
@@ -512,8 +494,7 @@ class Journal:
             for id in written.dead:
                 self._state.segments.pop(id, None)
                 self._reader.forget(id)
-            self._debt_bytes -= capture.debt_bytes
-            self._debt_records -= capture.debt_records
+            self._pressure.subtract(capture.debt_bytes, capture.debt_records)
         for id in written.dead:
             self._keeper.unlink(id)
         return True

@@ -73,7 +73,7 @@ class RealHost:
 
     def _namespace(self) -> str:
         try:
-            return os.readlink("/proc/self/ns/pid")
+            return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 -- a name, not a path
         except OSError:
             return ""
 

@@ -68,7 +68,8 @@ class Reader:
     def size_of(self, lane: Lane, position: int) -> int:
         """Header and body bytes of the message at a living position.  Raises Corrupt."""
         found = self.rows(lane, position, 1, 1)
-        assert found and found[0][0] == position, f"lane {lane.number} lost position {position}"
+        assert found, f"lane {lane.number} lost position {position}"
+        assert found[0][0] == position, f"lane {lane.number} has {found[0][0]} for {position}"
         message = found[0][1]
         return len(message.body) + len(message.header)
 

@@ -104,7 +104,7 @@ def test_every_confirmed_unit_survives_kill_9(tmp_path):
         # What this round acknowledged for good stays away; the rest of it is all there.
         back = [p for p in found[1] if round_first <= p < gone]
         assert not back, "what was acknowledged and durable came back"
-        assert set(range(max(round_first, confirmed_next - 35), end)) <= set(found[1])
+        assert set(range(max(round_first, end - 40), end)) <= set(found[1])
         round_first = end
         journal.close()
         assert verify(str(folder)).damage == []

@@ -32,6 +32,10 @@ def drain(stepped, sent):
         stepped.settle()
 
 
+def look_again(stepped):
+    stepped.journal._pressure._checked_bytes = -(1 << 30)
+
+
 def test_publishers_wait_when_no_segment_can_be_made_and_go_on_after_draining():
     disk = SimulatedDisk(3, capacity_bytes=400 * KIB)
     stepped = Stepped(disk)
@@ -53,12 +57,10 @@ def test_watermarks_block_and_release():
     settings = dataclasses.replace(SMALL, free_bytes_min=300 * KIB, free_bytes_resume=600 * KIB)
     disk = SimulatedDisk(3, capacity_bytes=1000 * KIB)
     stepped = Stepped(disk, settings=settings)
-    stepped.journal._unchecked_bytes = -(1 << 30)
-    sent = fill(
-        stepped, lambda: stepped.journal.is_blocked or stepped.journal._unchecked_bytes > -1
-    )
+    look_again(stepped)
+    sent = fill(stepped, lambda: stepped.journal._pressure._checked_bytes >= 0)
     disk.capacity_bytes = disk.used_bytes() + 200 * KIB
-    stepped.journal._unchecked_bytes = -(1 << 30)
+    look_again(stepped)
     stepped.journal.commit(unit([(message(), 2, 0)]))
     stepped.settle()
     assert stepped.box.blocked == [True]

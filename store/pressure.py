@@ -1,0 +1,72 @@
+"""When publishers must wait, and when a checkpoint is due: journal debt and free space.
+
+Pure arithmetic over figures it is given; the journal asks it and acts.  Blocking starts at twice the
+checkpoint's limits and ends at once, so that it does not flutter; space has two watermarks.  Tests:
+tests/unit/store/test_pressure.py, test_journal_space.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from store.settings import StoreSettings
+
+SPACE_CHECK_BYTES: Final = 1 << 20
+"""How much is written between two looks at the free space."""
+
+
+@final
+class Pressure:
+    """Debt since the last checkpoint, and whether space is low."""
+
+    __slots__ = ("_checked_bytes", "_settings", "debt_bytes", "debt_records", "is_space_low")
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        self._checked_bytes = 0
+        self.debt_bytes = 0
+        self.debt_records = 0
+        self.is_space_low = False
+
+    def add(self, size_bytes: int, record_count: int) -> None:
+        """A batch was added to the journal."""
+        self.debt_bytes += size_bytes
+        self.debt_records += record_count
+
+    def subtract(self, size_bytes: int, record_count: int) -> None:
+        """A checkpoint covers that much of it."""
+        self.debt_bytes -= size_bytes
+        self.debt_records -= record_count
+
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """Whether replay would cost more than one interval."""
+        return (
+            self.debt_bytes >= self._settings.checkpoint_bytes
+            or self.debt_records >= self._settings.checkpoint_records
+        )
+
+    def wants_look(self, written_bytes: int) -> bool:
+        """Whether to look at the free space: always while it is low, else after some writing."""
+        if self.is_space_low or written_bytes - self._checked_bytes > SPACE_CHECK_BYTES:
+            self._checked_bytes = written_bytes
+            return True
+        return False
+
+    def look(self, free_bytes: int, is_short: bool) -> bool:
+        """Judge the free space; True when the judgment changed.  `is_short`: something was refused space."""
+        settings = self._settings
+        limit = settings.free_bytes_resume if self.is_space_low else settings.free_bytes_min
+        is_low = is_short or free_bytes < limit
+        is_changed = is_low != self.is_space_low
+        self.is_space_low = is_low
+        return is_changed
+
+    def blocks(self, is_blocked: bool) -> bool:
+        """Whether publishers must wait, given whether they do now."""
+        factor = 1 if is_blocked else 2
+        return (
+            self.is_space_low
+            or self.debt_bytes >= factor * self._settings.checkpoint_bytes
+            or self.debt_records >= factor * self._settings.checkpoint_records
+        )
