@@ -416,11 +416,20 @@ class AmqpConnection:
         elif self._login_by is not None and now >= self._login_by:
             log.warning("AMQP connection from %s did not log in in time", self.peer)
             self.finish()
-        elif self._heartbeat.is_dead(now) and not self._is_paused:
+        else:
+            self._beat(now)
+
+    def _beat(self, now: float) -> None:
+        heartbeat = self._heartbeat
+        if self._is_paused:
+            # Nothing is read from a blocked publisher, so its silence says nothing.
+            heartbeat.heard(now)
+        if heartbeat.is_dead(now):
             log.warning("AMQP connection from %s missed its heartbeats", self.peer)
             self.finish()
-        elif self._heartbeat.is_due(now) and self.state is State.OPEN:
+        elif heartbeat.is_due(now):
             self.out.append(HEARTBEAT_FRAME)
+            heartbeat.sent(now)
             self.rouse()
 
     def next_deadline(self) -> float | None:
@@ -453,7 +462,9 @@ class AmqpConnection:
         self._release()
         self.state = State.CLOSING
         self._login_by = None
-        self._close_at = self.broker.clock.now() + self.limits.closing_seconds
+        now = self.broker.clock.now()
+        self._close_at = now + self.limits.closing_seconds
+        self._heartbeat = Heartbeat(0.0, 0.0, now)
         self._is_paused = False
         self.send("connection.close", code, text, class_id, method_id)
 

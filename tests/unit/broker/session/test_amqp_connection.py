@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from broker.session.amqp_connection import PROTOCOL_HEADER, AmqpLimits
 from broker.wire.amqp.frames import method_frame
 from broker.wire.amqp.methods import METHODS
@@ -96,6 +100,42 @@ def test_a_missing_close_ok_is_not_waited_for_for_ever() -> None:
     assert peer.is_closing
 
 
+def handshaking(house: House) -> Peer:
+    peer = Peer(house)
+    peer.feed(PROTOCOL_HEADER)
+    peer.send(0, "connection.start-ok", {}, "PLAIN", LOGIN, "en_US")
+    peer.send(0, "connection.tune-ok", 10, 4096, 1)
+    return peer
+
+
+def closing(house: House) -> Peer:
+    peer = handshaking(house)
+    peer.send(0, "connection.open", "/", "", False)
+    peer.send(9, "basic.qos", 0, 1, False)
+    return peer
+
+
+def blocked(house: House) -> Peer:
+    peer = Peer(house).login().channel()
+    peer.session.set_blocked("low on disk")
+    peer.publish("q", b"a")
+    return peer
+
+
+@pytest.mark.parametrize("state", [handshaking, closing, blocked])
+def test_a_tick_leaves_no_deadline_behind_it(state: Callable[[House], Peer]) -> None:
+    """Else the timer would be set for now again and again."""
+    house = House()
+    peer = state(house)
+    for _ in range(40):
+        deadline = peer.session.next_deadline()
+        if deadline is None:
+            break
+        assert deadline > house.clock.now()
+        tick(house, peer, deadline - house.clock.now())
+    assert (deadline is None) == peer.is_closing
+
+
 def test_publishers_are_told_and_held_while_blocked() -> None:
     house = House()
     peer = Peer(house).login().channel()
@@ -171,7 +211,9 @@ def test_caches_are_bounded() -> None:
     peer.publish("k", b"a", message_id="m" * 255, app_id="a" * 255, type="t" * 255)
     assert len(peer.session.publishing.routes) <= 3
     assert len(peer.session.publishing.traits) <= 3
-    assert all(len(header) <= limits.cached_header_bytes_max for header in peer.session.publishing.traits)
+    assert all(
+        len(header) <= limits.cached_header_bytes_max for header in peer.session.publishing.traits
+    )
     assert peer.got() == []
 
 
