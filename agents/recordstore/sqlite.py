@@ -56,7 +56,8 @@ WAL_PAGES: Final = 8_192
 CACHE_KIBIBYTES: Final = 65_536
 _READERS_KEPT_MAX: Final = 4
 _GROUP_FETCH: Final = 1_000
-_MARKS: Final = ", ".join("?" * (len(KEY_FIELDS) + 4))
+_COLUMNS: Final = ("id", "time_ms", "end_ms", *KEY_FIELDS, "doc")
+_INTO: Final = f"({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 
 @final
@@ -393,7 +394,7 @@ def _create(connection: sqlite3.Connection) -> None:
 def _insert(connection: sqlite3.Connection, kind: Kind, records: Sequence[StoredRecord]) -> int:
     """Insert the records whose ids are not there; give their number."""
     cursor = connection.executemany(
-        f"INSERT INTO {kind.value} VALUES ({_MARKS}) ON CONFLICT(id) DO NOTHING",
+        f"INSERT INTO {kind.value}{_INTO} ON CONFLICT(id) DO NOTHING",
         [_row(record) for record in records],
     )
     return max(0, cursor.rowcount)
@@ -411,7 +412,7 @@ def _replace_changed(
             f"SELECT time_ms FROM {table} WHERE id = ? AND doc IS NOT ?", (record.id, record.text)
         ).fetchone()
         if old is not None:
-            connection.execute(f"REPLACE INTO {table} VALUES ({_MARKS})", _row(record))
+            connection.execute(f"REPLACE INTO {table}{_INTO}", _row(record))
             replaced += 1
             days |= {day_of_ms(old[0]), day_of_ms(record.timestamp_ms)}
     return replaced, days

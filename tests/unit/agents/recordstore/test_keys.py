@@ -74,3 +74,12 @@ def test_same_as_sql(value):
 def test_missing_fields_and_the_last_of_repeated_ones():
     assert key_values("{}") == [None] * len(KEY_FIELDS)
     assert key_values('{"VOName": "a", "x": {"VOName": "b"}, "VOName": "c"}')[0] == "c"
+
+
+def test_numbers_and_keywords_are_as_the_types_say():
+    from agents.recordstore.fields import field_type
+    from agents.recordstore.keys import NUMBER_TYPES
+
+    values = key_values(json.dumps(dict.fromkeys(KEY_FIELDS, "08")))
+    expected = [8 if field_type(field) in NUMBER_TYPES else "08" for field in KEY_FIELDS]
+    assert values == expected
