@@ -363,7 +363,7 @@ class StompSession:
         self._identity = identity
         self._parser.body_bytes_max = self._limits.body_bytes_max
         self._parser.is_single = False
-        least_ms = self._limits.heart_beat_ms_min
+        least_ms = max(1, self._limits.heart_beat_ms_min)
         send_ms = agree(least_ms, request.receives_ms)
         receive_ms = agree(least_ms, request.sends_ms)
         self._beats = Heartbeat(

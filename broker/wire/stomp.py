@@ -150,7 +150,10 @@ class FrameParser:
             head_end = find(b"\n\n", pos)
             head = heads.get(data[pos:head_end]) if head_end >= 0 else None
             if head is None:
-                head = self._read_head(data, pos, end, head_end, has_cr)
+                if head_end >= 0 and not has_cr:
+                    head = self._known_but_for_receipt(data, pos, head_end)
+                if head is None:
+                    head = self._read_head(data, pos, end, head_end, has_cr)
                 if head is None:
                     return pos
                 body_at = self._body_at
@@ -191,10 +194,6 @@ class FrameParser:
         `head_end` is where the first two LF in a row were found.  Sets `_body_at` and `_receipt`.  Raises ProtocolViolation.
         """
         find = data.find
-        if head_end >= 0 and not has_cr:
-            head = self._known_but_for_receipt(data, pos, head_end)
-            if head is not None:
-                return head
         line_end = find(b"\n", pos)
         if line_end < 0:
             self._check_unfinished(data, pos, end)
@@ -234,17 +233,14 @@ class FrameParser:
         self, data: bytes, pos: int, head_end: int
     ) -> tuple[bytes, bytes, int] | None:
         """The head at `pos` if it was seen before with another receipt."""
-        at = data.find(b"\nreceipt:", pos, head_end)
-        if at < 0 or head_end - pos > _HEAD_BYTES_MAX:
+        if head_end - pos > _HEAD_BYTES_MAX:
             return None
-        line_end = data.find(b"\n", at + 1, head_end)
-        if line_end < 0:
-            line_end = head_end
-        head = self._heads.get(data[pos:at] + data[line_end:head_end])
-        if head is None:
+        before, mark, rest = data[pos:head_end].partition(b"\nreceipt:")
+        if not mark:
             return None
-        receipt = data[at + 9 : line_end]
-        if b"\0" in receipt:
+        receipt, line_end, rest = rest.partition(b"\n")
+        head = self._heads.get(before + line_end + rest)
+        if head is None or b"\0" in receipt:
             return None
         self._receipt = receipt
         self._body_at = head_end + 2
