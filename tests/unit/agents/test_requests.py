@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
+from agents import requests
 from agents.replays.control import ControlMessage, Counts
 from agents.replays.request import RequestError
 from agents.requests import Asked, NoSignOfLife, ReplayFailed, follow
@@ -132,3 +133,24 @@ def test_silence_ends_it_too():
     assert next(heard).stage == "starting"
     with pytest.raises(NoSignOfLife, match="is the replay agent running"):
         next(heard)
+
+
+def test_a_last_word_that_was_lost_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr(requests, "ASK_AGAIN_SECONDS", 0.001)
+    request = asked()
+    wire = Wire(answer("starting", request.request_id))
+    heard = follow(wire, "q", request)
+    assert next(heard).stage == "starting"
+    wire.answers = (answer("finished", request.request_id, sent=5),)
+    assert next(heard).counts.sent == 5
+    assert len(wire.sent) == 2 and wire.sent[0] == wire.sent[1]
+
+
+def test_an_agent_without_ids_is_never_asked_again(monkeypatch):
+    monkeypatch.setattr(requests, "ASK_AGAIN_SECONDS", 0.001)
+    wire = Wire(b'{"status":"ok","stage":"starting"}')
+    heard = follow(wire, "q", asked(), silence_seconds=0.02)
+    assert next(heard).stage == "starting"
+    with pytest.raises(NoSignOfLife):
+        next(heard)
+    assert len(wire.sent) == 1
