@@ -154,9 +154,7 @@ class ListenerSection(Section, frozen=True, kw_only=True):
 class UserSection(Section, frozen=True, kw_only=True):
     """`[auth.users.NAME]`: a login."""
 
-    password: Annotated[
-        Secret, Meta(description="Argon2 hash, as `gridmsg user hash` of a later version prints.")
-    ]
+    password: Annotated[Secret, Meta(description="Argon2 hash of the password.")]
     administrator: Annotated[bool, Meta(description="May use every vhost's management.")] = False
     permissions: Annotated[
         dict[str, list[str]],

@@ -325,7 +325,7 @@ def declared_keys(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[Key]
             yield from declared_keys(_bare(get_args(bare)[1]), name + ".NAME.")
             continue
         if field.default is not msgspec.NODEFAULT:
-            default = _shown(field.default)
+            default = _quantity(field.default, hint)
         elif field.default_factory is not msgspec.NODEFAULT:
             default = _shown(field.default_factory())
         else:
@@ -481,6 +481,18 @@ def _shown(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def _quantity(value: object, hint: Any) -> str:
+    """A default as people write it: sizes and times with their unit."""
+    unit = _extra(_inner(hint)).get("unit")
+    if unit == "bytes" and isinstance(value, int) and value:
+        for name, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if value % size == 0:
+                return f'"{value // size}{name}"'
+    if unit == "seconds" and isinstance(value, (int, float)) and value:
+        return f'"{value:g}s"' if value >= 1 else f'"{value * 1000:g}ms"'
+    return _shown(value)
 
 
 # -- places ---------------------------------------------------------------------------------------

@@ -59,6 +59,15 @@ def summary_of(message: Message, position: int) -> dict[str, Any]:
 
 def list_letters(call: Call) -> Any:
     """GET /api/deadletters/VHOST/QUEUE?count=…&reason=…&queue=…: the oldest first, with a count by reason."""
+    if call.path[1] == DEAD_LETTER_QUEUE and DEAD_LETTER_QUEUE not in call.vhost().queues:
+        # It is made with the first dead letter: until then there are none.
+        return {
+            "queue": DEAD_LETTER_QUEUE,
+            "messages": 0,
+            "looked_at": 0,
+            "reasons": {},
+            "letters": [],
+        }
     queue = _queue(call)
     count = call.count("count", 100, LIST_COUNT_MAX)
     found = [summary_of(one, position) for position, one, _ in queue.peek(SCAN_COUNT_MAX)]

@@ -180,6 +180,7 @@ def test_declared_keys_tell_type_default_and_help():
     keys = {key.name: key for key in declared_keys(Store)}
     assert keys["sync"].allowed == 'one of "always", "never"'
     assert keys["sync"].default == '"always"'
+    assert (keys["segment-size"].default, keys["pause"].default) == ('"64MiB"', '"250ms"')
     assert keys["sync"].help == "When to sync."
     assert keys["users.NAME.password"].default == "required"
     assert keys["folder"].default == "not set"
