@@ -6,6 +6,7 @@ until the change is on disk.  Tests: tests/unit/broker/session/test_amqp_topolog
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import AccessRefused
@@ -19,6 +20,17 @@ Arguments = dict[str, Any]
 def _check_not_default(*names: str) -> None:
     if "" in names:
         raise AccessRefused("operation not permitted on the default exchange")
+
+
+def _storable(value: Any) -> Any:
+    """Arguments as the store can keep them: it has no decimals, so they become floats (equal to the header values they match)."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {name: _storable(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_storable(one) for one in value]
+    return value
 
 
 def declare_exchange(
@@ -51,7 +63,7 @@ def declare_exchange(
             durable=durable,
             auto_delete=auto_delete,
             internal=internal,
-            arguments=arguments,
+            arguments=_storable(arguments),
         )
     _answer(channel, nowait, durable and not passive, "exchange.declare-ok")
 
@@ -79,7 +91,7 @@ def bind_exchange(
     _check_not_default(destination, source)
     channel.connection.check("write", "exchange", destination)
     channel.connection.check("read", "exchange", source)
-    channel.vhost.bind_exchange(destination, source, routing_key, arguments)
+    channel.vhost.bind_exchange(destination, source, routing_key, _storable(arguments))
     _answer(channel, nowait, True, "exchange.bind-ok")
 
 
@@ -96,7 +108,7 @@ def unbind_exchange(
     _check_not_default(destination, source)
     channel.connection.check("write", "exchange", destination)
     channel.connection.check("read", "exchange", source)
-    channel.vhost.unbind_exchange(destination, source, routing_key, arguments)
+    channel.vhost.unbind_exchange(destination, source, routing_key, _storable(arguments))
     _answer(channel, nowait, True, "exchange.unbind-ok")
 
 
@@ -132,7 +144,7 @@ def declare_queue(
             durable=durable,
             exclusive=exclusive,
             auto_delete=auto_delete,
-            arguments=arguments,
+            arguments=_storable(arguments),
             owner=connection,
         )
     channel.last_queue = queue.name
@@ -161,7 +173,9 @@ def bind_queue(
     _check_not_default(exchange)
     channel.connection.check("write", "queue", name)
     channel.connection.check("read", "exchange", exchange)
-    channel.vhost.bind_queue(name, exchange, routing_key, arguments, owner=channel.connection)
+    channel.vhost.bind_queue(
+        name, exchange, routing_key, _storable(arguments), owner=channel.connection
+    )
     _answer(channel, nowait, True, "queue.bind-ok")
 
 
@@ -178,7 +192,9 @@ def unbind_queue(
     _check_not_default(exchange)
     channel.connection.check("write", "queue", name)
     channel.connection.check("read", "exchange", exchange)
-    channel.vhost.unbind_queue(name, exchange, routing_key, arguments, owner=channel.connection)
+    channel.vhost.unbind_queue(
+        name, exchange, routing_key, _storable(arguments), owner=channel.connection
+    )
     _answer(channel, False, True, "queue.unbind-ok")
 
 
