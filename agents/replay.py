@@ -11,16 +11,13 @@ Tests: tests/unit/agents/test_replay_*.py, tests/interop/test_replay_site.py; de
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from agents.config import ReplaySettings
-from agents.errors import SettingsError
+from agents.lifetime import only_one, stop_on_signals
 from agents.recordstore.sqlite import SqliteRecordStore
 from agents.replays.ledger import ReplayLedger
 from agents.replays.quarantine import Quarantine
@@ -60,27 +57,3 @@ def run(
         log.info("replay agent takes requests from %s", settings.requests_queue)
         stop_asked.wait()
         room.stop(settings.stop_timeout_seconds * 0.8)
-
-
-@contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; SettingsError when another agent has it."""
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SettingsError(f"{folder} is in use by another agent; stop it first") from error
-        yield
-
-
-def stop_on_signals(stopping: threading.Event) -> None:
-    """Let SIGTERM and SIGINT set an event, where signals can be taken (the main thread)."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-
-    def on_signal(_number: int, _frame: object) -> None:
-        # In a thread of its own: the main thread may hold the event's lock just now.
-        threading.Thread(target=stopping.set, daemon=True).start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)

@@ -23,9 +23,9 @@ from typing import Final, final
 
 from agents.config import SummarySettings
 from agents.errors import AgentError
+from agents.lifetime import only_one, stop_on_signals
 from agents.recordstore.interface import RecordStore, RecordStoreError, StoredRecord
 from agents.recordstore.sqlite import SqliteRecordStore
-from agents.replay import only_one, stop_on_signals
 from agents.summaries.changes import Changes, changes_of
 from agents.summaries.copies import Copies
 from agents.summaries.corrections import Corrections

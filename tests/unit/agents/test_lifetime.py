@@ -1,0 +1,51 @@
+"""One agent a folder; signals ask it to end; agents without a broker start and stop."""
+
+import signal
+import threading
+import time
+
+import pytest
+
+from agents import replay, summary
+from agents.config import BrokerSettings, ReplaySettings, SummarySettings
+from agents.errors import SettingsError
+from agents.lifetime import only_one, stop_on_signals
+
+
+def test_a_folder_is_for_one_agent(tmp_path):
+    with (
+        only_one(tmp_path),
+        pytest.raises(SettingsError, match="stop it first"),
+        only_one(tmp_path),
+    ):
+        pass
+    with only_one(tmp_path):
+        pass
+
+
+def test_signals_ask_to_stop():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    stopping = threading.Event()
+    try:
+        stop_on_signals(stopping)
+        signal.raise_signal(signal.SIGTERM)
+        assert stopping.wait(2)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+
+
+@pytest.mark.parametrize(
+    ("agent", "settings"), [(replay, ReplaySettings), (summary, SummarySettings)]
+)
+def test_agents_stop_at_once_while_no_broker_is_there(tmp_path, agent, settings):
+    # Port 1 of loopback: nobody answers, nothing is opened here.
+    nobody = BrokerSettings(addresses=("127.0.0.1:1",))
+    stopping = threading.Event()
+    thread = threading.Thread(target=agent.run, args=(settings(broker=nobody), tmp_path, stopping))
+    thread.start()
+    time.sleep(0.05)
+    started = time.monotonic()
+    stopping.set()
+    thread.join(5)
+    assert not thread.is_alive() and time.monotonic() - started < 2.0
