@@ -83,13 +83,27 @@ def _stored(raw: dict[str, object], received: datetime) -> StoredRecord:
 
 @final
 class RawCommit:
-    """Stores batches of raw messages."""
+    """Stores batches of raw messages.
+
+    `prepare` may make a message's records beforehand, in the thread that receives: the batch before is being
+    written to disk meanwhile, which leaves the processor free.
+    """
 
     def __init__(self, store: RecordStore) -> None:
         self.inserted = 0
         self.replaced = 0
         self.unchanged = 0
         self._store = store
+        # By identity; the message is kept with its records, so that no other can get its number.
+        self._prepared: dict[int, tuple[Incoming, list[StoredRecord] | BadRecord]] = {}
+
+    def prepare(self, message: Incoming) -> None:
+        """Make the records of a message that a later batch will hold, or that `forget` drops."""
+        self._prepared[id(message)] = (message, _records_or_reason(message, datetime.now(UTC)))
+
+    def forget(self, message: Incoming) -> None:
+        """Drop what was prepared for a message that no batch will hold."""
+        self._prepared.pop(id(message), None)
 
     def __call__(self, messages: Sequence[Incoming]) -> list[Rejection]:
         """Store a batch; give the messages that are no records."""
@@ -97,15 +111,24 @@ class RawCommit:
         records: list[StoredRecord] = []
         rejections: list[Rejection] = []
         for message in messages:
-            try:
-                records.extend(records_of(message.body, received))
-            except BadRecord as error:
-                rejections.append(Rejection(message, error.text))
+            prepared = self._prepared.pop(id(message), None)
+            made = prepared[1] if prepared else _records_or_reason(message, received)
+            if isinstance(made, BadRecord):
+                rejections.append(Rejection(message, made.text))
+            else:
+                records += made
         count = self._store.put(records)
         self.inserted += count.inserted
         self.replaced += count.replaced
         self.unchanged += count.unchanged
         return rejections
+
+
+def _records_or_reason(message: Incoming, received: datetime) -> list[StoredRecord] | BadRecord:
+    try:
+        return records_of(message.body, received)
+    except BadRecord as error:
+        return error
 
 
 @final
@@ -193,8 +216,16 @@ class DatabaseAgent:
         self.summary.start()
         self._transport.start()
         prefetch = self._settings.prefetch
-        self._transport.subscribe(self._settings.raw_queue, prefetch, self.raw.receive)
-        self._transport.subscribe(self._settings.summary_queue, prefetch, self.summary.receive)
+        self._transport.subscribe(self._settings.raw_queue, prefetch, self._receive_raw)
+        self._transport.subscribe(self._settings.summary_queue, prefetch, self._receive_row)
+
+    def _receive_raw(self, message: Incoming) -> None:
+        self._raw_commit.prepare(message)
+        if not self.raw.receive(message):
+            self._raw_commit.forget(message)
+
+    def _receive_row(self, message: Incoming) -> None:
+        self.summary.receive(message)
 
     def stop(self) -> bool:
         """Finish the batches in hand, disconnect, close the files; False when a worker would not end in time."""

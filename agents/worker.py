@@ -175,8 +175,8 @@ class Worker:
         """Messages received and in no batch yet."""
         return len(self._waiting)
 
-    def receive(self, message: Incoming) -> None:
-        """Take a message; never blocks.  Beyond the bound it goes back to its queue."""
+    def receive(self, message: Incoming) -> bool:
+        """Take a message; never blocks.  Beyond the bound it goes back to its queue, and False says so."""
         with self._changed:
             if len(self._waiting) < self._limits.waiting_messages_max:
                 self._waiting.append(message)
@@ -184,9 +184,10 @@ class Worker:
                 self.counts.received += 1
                 if len(self._waiting) == 1 or self._is_full():
                     self._changed.notify()
-                return
+                return True
             self.counts.refused += 1
         self._settles.reject(message, f"{self.name} has too many messages waiting", requeue=True)
+        return False
 
     def _run(self) -> None:
         while batch := self._take():

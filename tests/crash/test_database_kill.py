@@ -71,7 +71,7 @@ def test_killed_in_the_middle_of_commits(tmp_path):
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            time.sleep(chance.uniform(0.05, 0.4))
+            time.sleep(chance.uniform(0.1, 0.6))
             os.kill(process.pid, signal.SIGKILL)
             lines = process.stdout.read().decode().split("\n")[:-1]
         assert not [line for line in lines if line.startswith("rejected")]
@@ -82,7 +82,7 @@ def test_killed_in_the_middle_of_commits(tmp_path):
     print(
         f"{raw_count} raw and {len(acknowledged) - raw_count} summary messages acknowledged in {ROUNDS} rounds"
     )
-    assert raw_count > 500
+    assert raw_count > 100
 
 
 def check(folder: Path, acknowledged: set[str]) -> None:

@@ -18,7 +18,7 @@ from agents.database import (
     records_of,
 )
 from agents.errors import BadRecord, SettingsError
-from agents.recordstore.interface import Kind, Selection, StoredRecord
+from agents.recordstore.interface import Kind, RecordStoreError, Selection, StoredRecord
 from agents.recordstore.sqlite import SqliteRecordStore
 from agents.staging import DayStaging
 from agents.summaries.messages import day_messages
@@ -88,6 +88,31 @@ def test_a_record_that_comes_again_is_one_record(store):
     commit([raw(1), raw(1)])
     commit([raw(1)])
     assert store.count(Selection()) == 1
+
+
+def test_prepared_messages_are_stored_the_same_and_not_kept(store):
+    commit = RawCommit(store)
+    good, bad, dropped = raw(1), Incoming(b"no record", {}, "/q"), raw(2)
+    for message in (good, bad, dropped):
+        commit.prepare(message)
+    commit.forget(dropped)
+    (rejection,) = commit([good, bad])
+    assert rejection.message is bad
+    assert [r.document["LocalJobId"] for r in store.scan(Selection())] == ["1"]
+    assert commit._prepared == {}
+
+
+def test_a_batch_is_made_again_when_the_store_fails(store):
+    commit = RawCommit(store)
+    message = raw(1)
+    commit.prepare(message)
+    store.close()
+    with pytest.raises(RecordStoreError):
+        commit([message])
+    commit._store = SqliteRecordStore(store._path)
+    assert commit([message]) == []
+    assert commit.inserted == 1
+    commit._store.close()
 
 
 def test_a_replayed_record_keeps_its_id(store):
