@@ -163,7 +163,7 @@ class Server:
         if listener.protocol == "management":
             from broker.management.api import site
 
-            return site(self._broker, self._accounts, self.describe)
+            return site(self._broker, self._accounts, self.describe, self._turn)
         return ConnectionFactory(
             self._broker,
             self._turn,
