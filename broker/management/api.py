@@ -204,7 +204,10 @@ class Api(Resource):
             return _write(request, 200, b"text/html; charset=utf-8", PAGE)
         if is_read and path == "/metrics":
             if not _is_loopback(request):
-                self._identify(request)
+                try:
+                    self._identify(request)
+                except AccessRefused as error:
+                    return _ask_for_login(request, error)
             text = metrics.render(self._broker, self._describe())
             return _write(request, 200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
         if path.startswith("/api/"):
@@ -230,8 +233,7 @@ class Api(Resource):
         try:
             identity = self._identify(request)
         except AccessRefused as error:
-            request.setHeader(b"WWW-Authenticate", b'Basic realm="gridmsg"')
-            return _answer(request, 401, _error("not_authorized", error.text))
+            return _ask_for_login(request, error)
         parts = tuple(unquote(part) for part in path.removeprefix("/api/").rstrip("/").split("/"))
         if request.method in (b"GET", b"HEAD") and parts[0] in ("healthchecks", "health"):
             role = self._describe().get("role")
@@ -388,6 +390,11 @@ def _answer(request: Request, status: int, value: Any) -> bytes:
     if len(body) > ANSWER_BYTES_MAX:
         status, body = 413, json.dumps(_error("too_large", "ask for less at a time")).encode()
     return _write(request, status, b"application/json", body)
+
+
+def _ask_for_login(request: Request, error: AccessRefused) -> bytes:
+    request.setHeader(b"WWW-Authenticate", b'Basic realm="gridmsg"')
+    return _answer(request, 401, _error("not_authorized", error.text))
 
 
 def _write(request: Request, status: int, content_type: bytes, body: bytes) -> bytes:
