@@ -416,8 +416,9 @@ class Queue:
             if not ready and not self._load(lane):
                 return
             message = ready[0].message
-            is_expired = 0 < message.expires_at <= now_ms
-            if not is_expired and (ttl_ms is None or message.published_at + ttl_ms > now_ms):
+            # Strictly: with a time to live of 0 a message still reaches who waits in the same turn (RabbitMQ).
+            is_expired = 0 < message.expires_at < now_ms
+            if not is_expired and (ttl_ms is None or message.published_at + ttl_ms >= now_ms):
                 return
             delivery = ready.popleft()
             lane.bytes -= len(message.body)

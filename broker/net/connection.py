@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 SessionFactory = Callable[[str, bool, "Wake"], "Session"]
 """Makes a session from the peer's address, whether it is a loopback one, and the wake call."""
+UNSENT_BYTES_MAX = 8 << 20
+"""Replies that may wait for a peer that does not read; beyond, it is not read from either."""
 LINGER_SECONDS = 5.0
 """How long a closing connection may take to write what it still has to say."""
 
@@ -51,6 +53,9 @@ class Connection(Protocol):
         self._timer: Any = None
         self._timer_at = 0.0
         self._is_closing = False
+        self._is_writable = True
+        self._unsent_bytes = 0
+        self._is_deaf = False
         self.is_publisher = False
         self.peer = ""
         self.session: Session | None = None
@@ -106,11 +111,17 @@ class Connection(Protocol):
 
     def pauseProducing(self) -> None:
         """The socket's buffer is full: deliver nothing more."""
+        self._is_writable = False
         if self.session is not None:
             self.session.set_writable(False)
 
     def resumeProducing(self) -> None:
         """The socket's buffer is empty again."""
+        self._is_writable = True
+        self._unsent_bytes = 0
+        if self._is_deaf:
+            self._is_deaf = False
+            self.resume_reading()
         if self.session is not None:
             self.session.set_writable(True)
             self._turn.schedule()
@@ -129,6 +140,12 @@ class Connection(Protocol):
         output = session.output()
         if output:
             transport.writeSequence(output)
+            if not self._is_writable:
+                # Deliveries have stopped; what still comes are replies to what the peer sends.
+                self._unsent_bytes += sum(len(piece) for piece in output)
+                if self._unsent_bytes > UNSENT_BYTES_MAX and not self._is_deaf:
+                    self._is_deaf = True
+                    self.pause_reading()
         if session.is_closing and not self._is_closing:
             self._is_closing = True
             transport.unregisterProducer()
@@ -152,7 +169,7 @@ class Connection(Protocol):
     def resume_reading(self) -> None:
         """Read from the peer again."""
         transport: Any = self.transport
-        if not self._is_closing:
+        if not self._is_closing and not self._is_deaf:
             transport.resumeProducing()
 
     def shutdown(self, text: str) -> None:

@@ -186,3 +186,19 @@ def test_single_active_consumer_serves_the_first_alone() -> None:
     core.vhost.unsubscribe(first)
     core.turn()
     assert two.bodies() == [b"1"]
+
+
+def test_time_to_live_of_zero_reaches_who_waits() -> None:
+    """RabbitMQ: expiration 0 is delivered at once or never."""
+    core = Core()
+    core.vhost.declare_queue("q")
+    subscription, sink = core.subscribe("q", credit=1)
+    core.publish("", "q", b"now", expiration="0")
+    core.publish("", "q", b"too late", expiration="0")
+    core.turn()
+    core.clock.seconds += 0.01
+    core.turn()
+    core.broker.acknowledge(sink.taken)
+    core.turn()
+    assert sink.bodies() == [b"now"]
+    assert subscription.unsettled == 0
