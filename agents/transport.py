@@ -160,7 +160,7 @@ class Transport:
     def is_connected(self) -> bool:
         """Whether every connection opened so far is logged in (False when there is none)."""
         lines = [line for line in (self._publisher, self._receiver) if line is not None]
-        return bool(lines) and all(line.session is not None for line in lines)
+        return bool(lines) and all(line.is_up for line in lines)
 
     def publish(self, destination: str, messages: Sequence[Outgoing], timeout_s: float) -> None:
         """Send messages and return when each is confirmed, waiting for a connection first if need be.
@@ -278,12 +278,19 @@ class _Line(threading.Thread):
                 )
                 self._wait_to_stop(pause_seconds)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a session that can be used; one that has just closed still stands in `session`."""
+        session = self.session
+        return session is not None and session.is_open
+
     def wait_session(self, timeout_s: float) -> _Session:
         """Return the session, waiting for one; raise Unavailable when none comes in time."""
         with self._changed:
-            self._changed.wait_for(lambda: self.session is not None or self._is_stopping, timeout_s)
-            if self.session is not None and not self._is_stopping:
-                return self.session
+            self._changed.wait_for(lambda: self.is_up or self._is_stopping, timeout_s)
+            session = self.session
+            if session is not None and session.is_open and not self._is_stopping:
+                return session
         addresses = ", ".join(self._settings.addresses)
         why = f" ({self.error_text})" if self.error_text else ""
         raise Unavailable(f"no connection to a broker at {addresses}{why}")
