@@ -41,10 +41,17 @@ def test_signals_ask_to_stop():
 def test_agents_stop_at_once_while_no_broker_is_there(tmp_path, agent, settings):
     # Port 1 of loopback: nobody answers, nothing is opened here.
     nobody = BrokerSettings(addresses=("127.0.0.1:1",))
-    stopping = threading.Event()
+    reached = threading.Event()
+
+    class StopAsked(threading.Event):
+        def wait(self, timeout=None):
+            reached.set()
+            return super().wait(timeout)
+
+    stopping = StopAsked()
     thread = threading.Thread(target=agent.run, args=(settings(broker=nobody), tmp_path, stopping))
     thread.start()
-    time.sleep(0.05)
+    assert reached.wait(5)
     started = time.monotonic()
     stopping.set()
     thread.join(5)
