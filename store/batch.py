@@ -156,7 +156,8 @@ def _pack(group: Group, chunk_bytes: int, gathered: Gathered) -> None:
     gathered.message_count += count
     step = count
     if total > chunk_bytes and count > 1:
-        step = max(1, count * chunk_bytes // total)
+        # Even parts: no small rest at the end.
+        step = max(1, -(-count // -(-total // chunk_bytes)))
     for start in range(0, count, step):
         if step == count:
             part, live_bytes = messages, total

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH
+# ruff: noqa: PTH103, PTH104, PTH108, PTH110, PTH123, PTH208
 """The narrow door to the disk: the only module that opens, syncs, renames or unlinks (so: os, no pathlib).
 
 Invariants: a method returns only when the operating system said yes; every failure is an OSError; nothing is

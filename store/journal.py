@@ -210,6 +210,9 @@ class Journal:
                     found = self._reader.rows(known, position, count_max - len(rows), bytes_max)
                     if not found:
                         break
+                    if overlay.removes_nothing:
+                        rows = found
+                        break
                     rows += [row for row in found if overlay.is_alive(row[0])]
                     if rows:
                         break
@@ -223,7 +226,7 @@ class Journal:
         result = []
         size_bytes = 0
         for position, message in rows[:count_max]:
-            result.append((position, message, counts.get(position, 0)))
+            result.append((position, message, counts.get(position, 0) if counts else 0))
             size_bytes += len(message.body) + len(message.header)
             if size_bytes >= bytes_max:
                 break

@@ -47,6 +47,11 @@ class Overlay:
             elif change[0] == CHANGE_REQUEUE:
                 self.counts[change[2]] = change[3]
 
+    @property
+    def removes_nothing(self) -> bool:
+        """Whether every written message of the lane is as alive as the index says."""
+        return not (self._removed or self._purged or self.is_dropped)
+
     def is_alive(self, position: int) -> bool:
         """Whether no waiting unit removes the message at the position."""
         if self.is_dropped or position in self._removed:

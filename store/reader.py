@@ -57,10 +57,16 @@ class Reader:
             if is_after and rows and (len(rows) >= count_max or size_bytes >= bytes_max):
                 break
             messages = self._chunk(extent)
-            for position, message in zip(positions_of(extent[6]), messages, strict=True):
-                if position >= first and lane.is_alive(position):
-                    rows.append((position, message))
-                    size_bytes += len(message.body) + len(message.header)
+            part = list(zip(positions_of(extent[6]), messages, strict=True))
+            # With gaps, what is alive in between belongs to other chunks: look one by one.
+            if (
+                extent[0] < first
+                or len(extent[6]) > 2
+                or lane.alive_in(extent[0], extent[1] + 1) < len(part)
+            ):
+                part = [row for row in part if row[0] >= first and lane.is_alive(row[0])]
+            rows += part
+            size_bytes += sum([len(row[1].body) + len(row[1].header) for row in part])
             if not is_after:
                 rows.sort(key=_position_of)
         return rows
