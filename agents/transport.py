@@ -33,30 +33,20 @@ import stomp.exception
 
 from agents.config import BrokerSettings, split_address
 from agents.errors import Refused, Unavailable
+from agents.frames import NO_HEADERS, Outgoing, encode_sends, error_text, escaped, jittered
+
+__all__ = ["Incoming", "Outgoing", "Transport", "jittered"]
 
 log = logging.getLogger(__name__)
 
 # stomp.py logs every lost connection with a trace; the line below says the same once, with what happens next.
 logging.getLogger("stomp.py").setLevel(logging.CRITICAL)
 
-SEND_CHUNK_BYTES: Final = 256 * 1024
 SEND_STALL_SECONDS: Final = 10
 """A socket that takes no byte for so long while we send is given up."""
 STEADY_SESSION_SECONDS: Final = 5.0
 """A session that lived so long resets the back-off."""
 DISCONNECT_SECONDS: Final = 1.0
-_NO_HEADERS: Final[Mapping[str, str]] = {}
-
-
-@final
-class Outgoing:
-    """A message to publish: a body and its headers (`content-type` and our own; `persistent` is added)."""
-
-    __slots__ = ("body", "headers")
-
-    def __init__(self, body: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> None:
-        self.body = body
-        self.headers = headers
 
 
 @final
@@ -178,7 +168,7 @@ class Transport:
         destination: str,
         prefetch: int,
         on_message: Callable[[Incoming], None],
-        headers: Mapping[str, str] = _NO_HEADERS,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         """Receive from a destination, now and after every reconnect, at most `prefetch` unsettled messages.
 
@@ -199,7 +189,7 @@ class Transport:
         for message in messages:
             session = message._session
             if session is not None and session.is_open:
-                frame = b"ACK\nid:" + _escaped(message.headers["ack"]) + b"\n\n\x00"
+                frame = b"ACK\nid:" + escaped(message.headers["ack"]) + b"\n\n\x00"
                 by_session.setdefault(session, []).append(frame)
         for session, frames in by_session.items():
             session.settle(frames)
@@ -210,9 +200,9 @@ class Transport:
         if session is None or not session.is_open:
             return
         lines = (
-            b"NACK\nid:" + _escaped(message.headers["ack"]),
+            b"NACK\nid:" + escaped(message.headers["ack"]),
             b"\nrequeue:" + (b"true" if requeue else b"false"),
-            b"\ncause:" + _escaped(cause),
+            b"\ncause:" + escaped(cause),
             b"\n\n\x00",
         )
         session.settle([b"".join(lines)])
@@ -563,54 +553,3 @@ class _Session(stomp.ConnectionListener):  # type: ignore[misc]
             bound = struct.pack("ll", SEND_STALL_SECONDS, 0)
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def jittered(previous_seconds: float, min_seconds: float, max_seconds: float) -> float:
-    """Return the next pause by decorrelated jitter: between the minimum and three times the last, bounded."""
-    upper = max(min_seconds, previous_seconds * 3.0)
-    return min(max_seconds, random.uniform(min_seconds, upper))  # noqa: S311
-
-
-def error_text(headers: Mapping[str, str], body: bytes) -> str:
-    """Return an ERROR frame as one line of at most 500 characters."""
-    detail = body.decode("utf-8", "replace").strip()
-    message = headers.get("message", "").strip()
-    text = f"{message}: {detail}" if message and detail and detail != message else message or detail
-    return " ".join((text or "ERROR without a text").split())[:500]
-
-
-def encode_sends(
-    destination: str, messages: Sequence[Outgoing], receipts: Sequence[str]
-) -> list[bytes]:
-    """Return SEND frames (STOMP 1.2), persistent, each with its receipt, joined to chunks for the socket."""
-    head = b"SEND\ndestination:" + _escaped(destination) + b"\npersistent:true\n"
-    chunks: list[bytes] = []
-    pieces: list[bytes] = []
-    waiting_bytes = 0
-    last_headers: Mapping[str, str] | None = None
-    middle = b""
-    for message, receipt in zip(messages, receipts, strict=True):
-        if message.headers is not last_headers:
-            last_headers = message.headers
-            middle = b"".join(
-                _escaped(name) + b":" + _escaped(value) + b"\n"
-                for name, value in last_headers.items()
-            )
-        tail = f"receipt:{receipt}\ncontent-length:{len(message.body)}\n\n".encode()
-        pieces += (head, middle, tail, message.body, b"\x00")
-        waiting_bytes += len(message.body) + 200
-        if waiting_bytes >= SEND_CHUNK_BYTES:
-            chunks.append(b"".join(pieces))
-            pieces = []
-            waiting_bytes = 0
-    if pieces:
-        chunks.append(b"".join(pieces))
-    return chunks
-
-
-def _escaped(text: str) -> bytes:
-    """Return a header name or value in STOMP 1.2 escapes."""
-    if "\\" in text or "\n" in text or ":" in text or "\r" in text:
-        text = text.replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n")
-        text = text.replace(":", "\\c")
-    return text.encode()

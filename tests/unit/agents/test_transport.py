@@ -4,15 +4,8 @@ import pytest
 
 from agents.config import BrokerSettings
 from agents.errors import Unavailable
-from agents.transport import (
-    SEND_CHUNK_BYTES,
-    Incoming,
-    Outgoing,
-    Transport,
-    encode_sends,
-    error_text,
-    jittered,
-)
+from agents.frames import SEND_CHUNK_BYTES, encode_sends, error_text, jittered
+from agents.transport import Incoming, Outgoing, Transport
 
 
 def test_sends_are_persistent_with_a_receipt_each():
