@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any, Final, final
@@ -78,6 +79,7 @@ class Journal:
         writer: Writer | None = None,
         host: Host | None = None,
         salt: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.durable = 0
         self.is_blocked = False
@@ -97,6 +99,8 @@ class Journal:
         self._sync_count = 0
         self._written_bytes = 0
         self._unsynced: list[Segment] = []
+        self._clock = clock
+        self._synced_at = clock()
         self._pressure = Pressure(self._settings)
         self._is_checkpointing = False
         self._is_preparing = False
@@ -129,7 +133,13 @@ class Journal:
             self._supply = SegmentSupply(layout, settings, self._lease.epoch, number, self._salt)
             self._segment = self._supply.first()
             self._offset = SEGMENT_HEADER_BYTES
-            history = recover(layout, self._lease.epoch)
+            try:
+                history = recover(layout, self._lease.epoch)
+            except BaseException:
+                # Nothing refers to it yet: leave the folder as it was found.
+                self._segment.close()
+                layout.files.unlink(self._segment.path)
+                raise
             self._begin(history)
         except BaseException:
             self._lease.release()
@@ -397,8 +407,11 @@ class Journal:
     def _tend(self) -> None:
         """See to what no unit asks for: interval sync, next segment, space, checkpoint, blocking."""
         settings = self._settings
-        if self._unsynced and not self._pending and settings.sync == "interval":
-            self._sync_rest()
+        if self._unsynced and settings.sync == "interval":
+            now = self._clock()
+            if now - self._synced_at >= settings.sync_interval_seconds:
+                self._synced_at = now
+                self._sync_rest()
         if self._offset * 2 > self._segment.size_bytes and not self._supply.is_ready:
             self._prepare_aside()
         if self._pressure.wants_look(self._written_bytes):

@@ -77,7 +77,9 @@ def recover(layout: Layout, own_epoch: int) -> History | None:
         if id >> NUMBER_BITS < own_epoch:
             segments.setdefault(id >> NUMBER_BITS, []).append(id)
     checkpoints, damaged = _load_checkpoints(layout)
-    openings = _openings(layout, segments)
+    # Older epochs are in the checkpoint already: they need not be read.
+    oldest = min((checkpoint.epoch for checkpoint in checkpoints), default=0)
+    openings = _openings(layout, {e: ids for e, ids in segments.items() if e >= oldest})
     chain = _chain(openings)
     checkpoint = _newest(checkpoints, chain, openings)
     if checkpoint is None:

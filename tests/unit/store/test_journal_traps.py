@@ -10,8 +10,9 @@ from store.inspect import dump
 from store.journal import Journal
 from store.lease import InUse, RealHost
 from store.record import encode_value
+from store.writer import SteppedWriter
 from tests.support.disk import SimulatedDisk
-from tests.support.store_drive import SMALL, Stepped, message, open_store, unit
+from tests.support.store_drive import SMALL, DeadHost, Stepped, message, open_store, unit
 
 
 def publish(stepped, lane, positions, size=200):
@@ -293,3 +294,50 @@ def test_too_much_journal_without_a_checkpoint_blocks_publishers():
     for _ in range(3):
         stepped.settle()
     assert stepped.box.blocked == [True, False] and not journal.is_blocked
+
+
+def test_the_interval_policy_confirms_after_the_write_and_syncs_when_its_time_has_come():
+    disk = SimulatedDisk(1)
+    now = [100.0]
+    writer = SteppedWriter()
+    settings = dataclasses.replace(SMALL, sync="interval", sync_interval_seconds=0.5)
+    journal = Journal(
+        "/store", settings, disk, writer=writer, host=DeadHost(), clock=lambda: now[0]
+    )
+    _, box = open_store(journal)
+    writer.run_jobs()
+    disk.calls.clear()
+    for position in range(3):
+        journal.commit(unit([(message(), 1, position)]))
+        writer.step()
+    assert box.durable == [1, 2, 3] and "sync" not in disk.calls
+    now[0] += 0.5
+    writer.step()
+    assert disk.calls.count("sync") == 1
+    disk.crash()
+    assert positions(Stepped(disk).journal, 1) == [0, 1, 2]
+
+
+def test_one_sync_covers_all_units_that_waited():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    stepped.writer.run_jobs()
+    disk.calls.clear()
+    for position in range(50):
+        stepped.journal.commit(unit([(message(), 1, position)]))
+    stepped.step()
+    assert stepped.box.durable == [50] and disk.calls.count("sync") == 1
+    assert disk.calls.count("write") == 1
+
+
+def test_a_start_that_is_refused_leaves_the_folder_as_it_was():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    publish(stepped, 1, range(5))
+    stepped.journal.close()
+    for path in checkpoints(disk):
+        disk.flip(path, 60)
+    before = [p for p in disk.paths() if "/lease/" not in p]
+    with pytest.raises(Corrupt):
+        Stepped(disk)
+    assert [p for p in disk.paths() if "/lease/" not in p] == before
