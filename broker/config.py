@@ -86,9 +86,6 @@ class StoreSection(Section, frozen=True, kw_only=True):
     segment_size: Annotated[Size, Meta(description="One file of the journal.", ge=1 << 20)] = (
         32 << 20
     )
-    batch_size: Annotated[
-        Size, Meta(description="Most bytes written by one sync.", ge=64 << 10)
-    ] = 8 << 20
     batch_messages: Annotated[Count, Meta(description="Most messages written by one sync.")] = (
         10_000
     )
@@ -256,7 +253,6 @@ class Config:
 
         return StoreSettings(
             segment_bytes=self.store.segment_size,
-            chunk_bytes=self.store.batch_size,
             batch_messages=self.store.batch_messages,
             checkpoint_bytes=self.store.checkpoint_size,
             checkpoint_records=self.store.checkpoint_records,

@@ -21,7 +21,7 @@ from broker.clock import SystemClock
 from broker.core.broker import Broker
 from broker.core.destination import AddressTable
 from broker.errors import BrokerError
-from broker.net.connection import Connection, SessionFactory
+from broker.net.connection import BLOCKED_REASON, Connection, SessionFactory
 from broker.net.listener import ConnectionFactory
 from broker.net.turn import Turn
 from store.errors import StoreError
@@ -210,11 +210,7 @@ class Server:
             self._store.stat().get("blocked_reason", "store"),
         )
         for connection in list(self._connections):
-            if connection.is_publisher:
-                if is_blocked:
-                    connection.pause_reading()
-                else:
-                    connection.resume_reading()
+            connection.set_blocked(BLOCKED_REASON if is_blocked else None)
 
     def _failed(self, error: BaseException) -> None:
         log.critical(

@@ -157,7 +157,15 @@ class Broker:
             self._give_back(last, count)
         self.metrics.acknowledged_count += total
 
-    def requeue(self, deliveries: list[Delivery]) -> None:
+    def release(self, deliveries: list[Delivery]) -> None:
+        """Put back what a consumer that went away held: redelivered, but not counted to the delivery limit.
+
+        Twenty crashes of a consumer must not make dead letters of thousands of good messages that it only had
+        in its buffer; what a consumer gives back itself (`requeue`) counts.
+        """
+        self.requeue(deliveries, is_counted=False)
+
+    def requeue(self, deliveries: list[Delivery], *, is_counted: bool = True) -> None:
         """Put messages back where they were, as redelivered."""
         by_queue: dict[Queue, list[Delivery]] = {}
         for delivery in deliveries:
@@ -168,7 +176,7 @@ class Broker:
                 self._give_back(delivery.subscription, 1)
             by_queue.setdefault(delivery.queue, []).append(delivery)
         for queue, returned in by_queue.items():
-            queue.put_back(returned)
+            queue.put_back(returned, is_counted=is_counted)
             self.metrics.requeued_count += len(returned)
 
     def reject(self, deliveries: list[Delivery], cause: str = "") -> None:

@@ -155,15 +155,20 @@ class Queue:
         """Take a message at the next position of its lane; False: refused by the queue's bound."""
         if self.is_bounded and not self._make_room(message):
             return False
+        if self.has_expiry or message.expires_at:
+            if not self.subscriptions and self._is_dead_on_arrival(message):
+                self.broker.metrics.expired_count += 1
+                self.vhost.dead_letter_message(self, message, "expired", "nobody waited for it")
+                return True
+            if not self.has_expiry:
+                self.has_expiry = True
+                self.broker.watch(self)
         lane = self.lane
         if len(self.lanes) > 1:
             lane = self.lanes[min(message.priority, len(self.lanes) - 1)]
         position = lane.next
         lane.next = position + 1
         is_stored = self.is_durable and message.is_persistent
-        if message.expires_at and not self.has_expiry:
-            self.has_expiry = True
-            self.broker.watch(self)
         if (
             lane.paged_count
             or lane.bytes > self.window_bytes
@@ -182,6 +187,10 @@ class Queue:
             self.is_touched = True
             self.broker.touched.append(self)
         return True
+
+    def _is_dead_on_arrival(self, message: Message) -> bool:
+        """A time to live of 0: only who waits already can have it."""
+        return 0 < message.expires_at <= self.broker.now_ms or self.settings.message_ttl_ms == 0
 
     def _make_room(self, message: Message) -> bool:
         """Keep a bounded queue within its bound before one more message comes."""
@@ -373,13 +382,17 @@ class Queue:
                 (delivery.lane.number, delivery.position, delivery.message)
             )
 
-    def put_back(self, deliveries: Iterable[Delivery]) -> None:
+    def put_back(self, deliveries: Iterable[Delivery], *, is_counted: bool) -> None:
         """Return messages to their positions, as redelivered; over the delivery limit they are dead-lettered."""
         limit = self.settings.delivery_limit
         lanes: dict[int, list[Delivery]] = {}
         for delivery in deliveries:
-            delivery.count += 1
             delivery.subscription = None
+            if not is_counted:
+                delivery.count = delivery.count or 1
+                lanes.setdefault(delivery.lane.number, []).append(delivery)
+                continue
+            delivery.count += 1
             if limit >= 0 and delivery.count > limit:
                 self.vhost.dead_letter(
                     self, delivery, "delivery_limit", f"delivered {delivery.count} times"

@@ -142,6 +142,15 @@ class Promise:
     def output(self) -> list[bytes]:
         return []
 
+    @property
+    def is_holding(self) -> bool:
+        """There is no input."""
+        return False
+
+    def set_blocked(self, reason: str | None) -> bool:
+        """It does not publish."""
+        return True
+
     def set_writable(self, is_writable: bool) -> None:
         """There is no socket."""
 

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 SessionFactory = Callable[[str, bool, "Wake"], "Session"]
 """Makes a session from the peer's address, whether it is a loopback one, and the wake call."""
+BLOCKED_REASON = "low on disk"
 UNSENT_BYTES_MAX = 8 << 20
 """Replies that may wait for a peer that does not read; beyond, it is not read from either."""
 LINGER_SECONDS = 5.0
@@ -55,7 +56,7 @@ class Connection(Protocol):
         self._is_closing = False
         self._is_writable = True
         self._unsent_bytes = 0
-        self._is_deaf = False
+        self._holds: set[str] = set()
         self.is_publisher = False
         self.peer = ""
         self.session: Session | None = None
@@ -91,8 +92,10 @@ class Connection(Protocol):
         self._turn.wake(session)
         if not self.is_publisher and broker.metrics.published_count != before:
             self.is_publisher = True
-        if broker.store.is_blocked and self.is_publisher:
-            self.pause_reading()
+            if broker.store.is_blocked:
+                self.set_blocked(BLOCKED_REASON)
+        if session.is_holding:
+            self._hold("session")
         self._arm()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -119,9 +122,7 @@ class Connection(Protocol):
         """The socket's buffer is empty again."""
         self._is_writable = True
         self._unsent_bytes = 0
-        if self._is_deaf:
-            self._is_deaf = False
-            self.resume_reading()
+        self._let_go("unsent")
         if self.session is not None:
             self.session.set_writable(True)
             self._turn.schedule()
@@ -143,13 +144,17 @@ class Connection(Protocol):
             if not self._is_writable:
                 # Deliveries have stopped; what still comes are replies to what the peer sends.
                 self._unsent_bytes += sum(len(piece) for piece in output)
-                if self._unsent_bytes > UNSENT_BYTES_MAX and not self._is_deaf:
-                    self._is_deaf = True
-                    self.pause_reading()
+                if self._unsent_bytes > UNSENT_BYTES_MAX:
+                    self._hold("unsent")
+        if not session.is_holding:
+            self._let_go("session")
         if session.is_closing and not self._is_closing:
+            self._let_go_of_all()
             self._is_closing = True
             transport.unregisterProducer()
-            transport.loseConnection()
+            # Half-closed and read on: closing with bytes unread would reset the connection, and what was said last be lost.
+            half_close = getattr(transport, "loseWriteConnection", transport.loseConnection)
+            half_close()
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._call_later(LINGER_SECONDS, self.abort)
@@ -161,16 +166,37 @@ class Connection(Protocol):
         if transport is not None:
             transport.abortConnection()
 
-    def pause_reading(self) -> None:
-        """Leave what the peer sends in the kernel's buffers."""
-        transport: Any = self.transport
-        transport.pauseProducing()
+    # Reading from the peer
 
-    def resume_reading(self) -> None:
-        """Read from the peer again."""
-        transport: Any = self.transport
-        if not self._is_closing and not self._is_deaf:
-            transport.resumeProducing()
+    def _hold(self, reason: str) -> None:
+        """Leave what the peer sends in the kernel's buffers, for one more reason."""
+        if not self._holds and not self._is_closing:
+            transport: Any = self.transport
+            transport.pauseProducing()
+        self._holds.add(reason)
+
+    def _let_go(self, reason: str) -> None:
+        """A reason not to read is gone; without any left, read again."""
+        if reason in self._holds:
+            self._holds.discard(reason)
+            if not self._holds and not self._is_closing:
+                transport: Any = self.transport
+                transport.resumeProducing()
+
+    def _let_go_of_all(self) -> None:
+        for reason in list(self._holds):
+            self._let_go(reason)
+
+    def set_blocked(self, reason: str | None) -> None:
+        """Publishers must wait, or with None need not any more."""
+        session = self.session
+        if session is None:
+            return
+        if not session.set_blocked(reason) and reason is not None and self.is_publisher:
+            self._hold("blocked")
+        elif reason is None:
+            self._let_go("blocked")
+            self._turn.wake(session)
 
     def shutdown(self, text: str) -> None:
         """Tell the peer that the broker stops."""

@@ -366,7 +366,12 @@ class AmqpConnection:
         self._held_bytes = 0
         self._take(data)
 
-    def set_blocked(self, reason: str | None) -> None:
+    @property
+    def is_holding(self) -> bool:
+        """Input is only kept: a reply waits for the disk, or a publish for the store."""
+        return self.promises.held_reply is not None or self._is_paused
+
+    def set_blocked(self, reason: str | None) -> bool:
         """Publishers must wait (reason: `low on memory`, `low on disk`), or with None need not any more."""
         self._blocked_reason = reason
         if reason is None and self._is_paused:
@@ -375,6 +380,7 @@ class AmqpConnection:
             if self.capabilities.get("connection.blocked") is True:
                 self.send("connection.unblocked")
             self._resume()
+        return True
 
     def _pause(self, commands: list[Command]) -> None:
         """A publish came while publishers must wait."""
@@ -494,7 +500,7 @@ class AmqpConnection:
         if self.acknowledged:
             self.settle()
         self.promises.confirming.pop(channel, None)
-        self.broker.requeue(channel.close())
+        self.broker.release(channel.close())
 
     def _release(self) -> None:
         """Give back all that the connection holds in the core.  Twice is once."""
@@ -508,7 +514,7 @@ class AmqpConnection:
             deliveries += channel.close()
         self.channels.clear()
         self.promises.forget()
-        self.broker.requeue(deliveries)
+        self.broker.release(deliveries)
         self.broker.forget_owner(self)
 
     def close(self) -> None:

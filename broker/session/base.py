@@ -42,6 +42,19 @@ class Session(Protocol):
         """False while the socket's buffer is full: no more deliveries; True: dispatch again."""
         ...
 
+    @property
+    def is_holding(self) -> bool:
+        """True while the session works on nothing that comes in: the socket need not be read."""
+        ...
+
+    def set_blocked(self, reason: str | None) -> bool:
+        """Publishers must wait (`low on disk`, …), or with None need not any more.
+
+        Returns True if the session itself holds its peer back at the next publish; False: stop reading from a
+        peer that publishes.
+        """
+        ...
+
     def tick(self, now: float) -> None:
         """Time has come to `now` (Clock.now seconds): send heart-beats, give up on a silent peer or a late login."""
         ...

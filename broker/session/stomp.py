@@ -170,6 +170,15 @@ class StompSession:
         if is_writable:
             self._broker.resume(self)
 
+    @property
+    def is_holding(self) -> bool:
+        """Never: receipts queue up, nothing holds the order."""
+        return False
+
+    def set_blocked(self, reason: str | None) -> bool:
+        """STOMP has no frame for it: who publishes is not read from."""
+        return False
+
     def tick(self, now: float) -> None:
         if self._is_ending:
             return

@@ -277,7 +277,7 @@ class SubscriptionTable:
         self._by_prefix.clear()
         self._by_key.clear()
         if held:
-            self._broker.requeue(held)
+            self._broker.release(held)
         self._broker.forget_owner(self.owner)
 
 

@@ -244,6 +244,22 @@ def test_too_many_deliveries_end_in_the_dead_letter_queue() -> None:
     assert core.vhost.queues["dead-letter"].depth == 1
 
 
+def test_lost_consumers_do_not_use_up_the_delivery_limit() -> None:
+    """What a consumer held when it went away comes back redelivered however often that happens."""
+    core = Core()
+    core.vhost.declare_queue("q", durable=True)
+    core.publish("", "q", b"good", delivery_mode=2)
+    for _ in range(50):
+        subscription, sink = core.subscribe("q")
+        core.turn()
+        assert sink.bodies() == [b"good"]
+        core.vhost.unsubscribe(subscription)
+        core.broker.release(sink.taken)
+    _, sink = core.subscribe("q")
+    core.turn()
+    assert sink.taken[0].count == 1
+
+
 def test_expired_messages_cycle_ends() -> None:
     """A queue that dead-letters into itself by expiry drops the message at the second death."""
     core = Core()
