@@ -13,11 +13,10 @@ import logging
 import secrets
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from typing import Any, Final, final
 
-from store.batch import Gathered, change_record, gather
+from store.batch import gather
 from store.checkpoint import Capture, Place
 from store.errors import StoreError
 from store.files import FileSystem, RealFiles
@@ -34,36 +33,19 @@ from store.record import (
     DEFINITIONS,
     FLAG_OPENING,
     OPENING,
-    PUBLISH,
-    BatchHeader,
     Record,
     encode_value,
 )
 from store.recovery import History, recover
-from store.segment import NUMBER_BITS, SEGMENT_HEADER_BYTES, Segment, encode_batch
+from store.segment import NUMBER_BITS, SEGMENT_HEADER_BYTES, Segment
 from store.settings import StoreSettings
 from store.supply import NO_SPACE, SegmentSupply
+from store.tail import Batch, Tail
 from store.writer import ThreadWriter, Writer
 
 _LOG: Final = logging.getLogger("store")
 _RETRY_SECONDS: Final = 0.5
 """How often free space is looked at again while publishers wait for it."""
-
-
-@final
-class _Batch:
-    """A batch ready to be written; without parts when all its units cancelled out."""
-
-    __slots__ = ("commit", "number", "offset", "parts", "segment")
-
-    def __init__(
-        self, commit: int, number: int, segment: Segment, offset: int, parts: list[bytes]
-    ) -> None:
-        self.commit = commit
-        self.number = number
-        self.segment = segment
-        self.offset = offset
-        self.parts = parts
 
 
 @final
@@ -93,9 +75,6 @@ class Journal:
         self._pending = PendingUnits()
         self._committed = 0
         self._taken = 0
-        self._batch = 0
-        self._crc = 0
-        self._durable_batch = 0
         self._sync_count = 0
         self._written_bytes = 0
         self._unsynced: list[Segment] = []
@@ -131,16 +110,15 @@ class Journal:
         try:
             number = max((id & (1 << NUMBER_BITS) - 1 for id in ids), default=0) + 1
             self._supply = SegmentSupply(layout, settings, self._lease.epoch, number, self._salt)
-            self._segment = self._supply.first()
-            self._offset = SEGMENT_HEADER_BYTES
+            segment = self._supply.first()
             try:
                 history = recover(layout, self._lease.epoch)
             except BaseException:
                 # Nothing refers to it yet: leave the folder as it was found.
-                self._segment.close()
-                layout.files.unlink(self._segment.path)
+                segment.close()
+                layout.files.unlink(segment.path)
                 raise
-            self._begin(history)
+            self._begin(history, segment)
         except BaseException:
             self._lease.release()
             raise
@@ -148,7 +126,7 @@ class Journal:
         self._prepare_aside()
         return self._recovered(store_id)
 
-    def _begin(self, history: History | None) -> None:
+    def _begin(self, history: History | None, segment: Segment) -> None:
         """Write the opening batch; what it says is history from then on."""
         settings, layout = self._settings, self._layout
         if history is None:
@@ -160,7 +138,6 @@ class Journal:
             place, predecessor = history.place, history.epoch
             kept = history.checkpoints
             self._pressure.add(history.debt_bytes, history.debt_records)
-        self._batch, self._crc, self._durable_batch = place.batch, place.crc, place.batch
         self._reader = Reader(
             layout.files, layout.segments, settings.open_segments, settings.cache_bytes
         )
@@ -168,16 +145,18 @@ class Journal:
         opening = (OPENING, predecessor, place.segment, place.offset, place.batch, place.crc)
         records: list[Record] = [opening, (DEFINITIONS, self._state.definitions.copy())]
         need_bytes = BATCH_HEADER_BYTES + 128 + len(encode_value(records))
-        if SEGMENT_HEADER_BYTES + need_bytes > self._segment.size_bytes:
-            self._segment.close()
-            layout.files.unlink(self._segment.path)
-            self._segment = self._supply.take(need_bytes)
-        batch = self._close_batch(0, records, [], FLAG_OPENING)
+        if SEGMENT_HEADER_BYTES + need_bytes > segment.size_bytes:
+            segment.close()
+            layout.files.unlink(segment.path)
+            segment = self._supply.take(need_bytes)
+        self._tail = Tail(self._state, segment, self._supply, place)
+        batch = self._tail.close_batch(0, records, [], FLAG_OPENING)
+        self._pressure.add(batch.size_bytes, batch.record_count)
         batch.segment.file.write(batch.offset, batch.parts)
         batch.segment.file.sync()
-        self._durable_batch = batch.number
+        self._tail.durable = batch.number
         if history is None:
-            self._keep(Capture(self._state, self._place(), {}))
+            self._keep(Capture(self._state, self._tail.place(), {}))
         self._keeper.unlink_unused(set(self._state.segments))
 
     def _recovered(self, store_id: str) -> Recovered:
@@ -253,14 +232,14 @@ class Journal:
             try:
                 self._sync_rest()
                 for _ in range(2):
-                    if self._keep(Capture(self._state, self._place(), self._keeper.blobs)):
+                    if self._keep(Capture(self._state, self._tail.place(), self._keeper.blobs)):
                         break
                 self._supply.close()
                 self._lease.release()
             except (OSError, StoreError) as error:
                 self._fail(error)
         self._reader.close()
-        self._segment.close()
+        self._tail.segment.close()
         if self.failure is not None:
             raise StoreError(f"the store had failed: {self.failure}") from self.failure
 
@@ -276,7 +255,7 @@ class Journal:
                 "message_bytes": sum(lane.bytes for lane in state.lanes.values()),
                 "journal_debt_bytes": self._pressure.debt_bytes,
                 "journal_debt_records": self._pressure.debt_records,
-                "batches": self._batch,
+                "batches": self._tail.number,
                 "syncs": self._sync_count,
                 "written_bytes": self._written_bytes,
                 "commits": self._committed,
@@ -307,7 +286,7 @@ class Journal:
             return self._settings.sync_interval_seconds
         return None
 
-    def _build(self) -> _Batch | None:
+    def _build(self) -> Batch | None:
         """Fold what waits into one batch; afterwards the state is as of that batch."""
         units = self._pending.take(self._settings.batch_messages)
         if not units:
@@ -315,68 +294,16 @@ class Journal:
         self._taken += len(units)
         gathered = gather(self._state, units, self._settings.chunk_bytes)
         if not gathered:
-            return _Batch(self._taken, self._batch, self._segment, self._offset, [])
-        return self._place_batch(self._taken, gathered)
+            return self._tail.empty(self._taken)
+        batch = self._tail.add(self._taken, gathered, self._reader)
+        self._pressure.add(batch.size_bytes, batch.record_count)
+        for sealed in self._tail.sealed:
+            if sealed not in self._unsynced:
+                sealed.close()
+        self._tail.sealed.clear()
+        return batch
 
-    def _place_batch(self, commit: int, gathered: Gathered) -> _Batch:
-        """Choose the batch's place, then let its messages and changes take effect there."""
-        state = self._state
-        need_bytes = BATCH_HEADER_BYTES + gathered.records_bytes_max + 64
-        need_bytes += sum(len(chunk[0]) for chunk in gathered.chunks)
-        records = gathered.acknowledged
-        if self._offset + need_bytes > self._segment.size_bytes:
-            definitions: Record = (DEFINITIONS, state.definitions.copy())
-            self._switch(need_bytes + 64 + len(encode_value(definitions)))
-            records = [definitions, *records]
-        segment = self._segment.id
-        salt = self._segment.salt
-        chunks_offset = self._offset + BATCH_HEADER_BYTES
-        relative = 0
-        chunks: list[bytes] = []
-        unwritten = self._reader.unwritten
-        for packed, messages, places in gathered.chunks:
-            record: Record = (PUBLISH, relative, len(packed), zlib.crc32(packed, salt), places)
-            state.apply(record, segment, chunks_offset)
-            unwritten[segment, chunks_offset + relative] = messages
-            records.append(record)
-            chunks.append(packed)
-            relative += len(packed)
-        for change in gathered.changes:
-            record = change_record(state, change, self._reader.size_of)
-            state.apply(record, segment, 0)
-            records.append(record)
-        return self._close_batch(commit, records, chunks, 0)
-
-    def _close_batch(
-        self, commit: int, records: list[Record], chunks: list[bytes], flags: int
-    ) -> _Batch:
-        """Number the batch, encode it, and move the end of the journal behind it."""
-        segment, offset = self._segment, self._offset
-        number = self._batch + 1
-        header = BatchHeader(
-            self._lease.epoch, number, self._durable_batch, 0, 0, 0, self._crc, flags
-        )
-        parts = encode_batch(header, records, chunks, segment.salt)
-        total_bytes = header.total_bytes
-        assert offset + total_bytes <= segment.size_bytes, "a batch was larger than its estimate"
-        self._batch = number
-        self._crc = header.crc
-        self._offset = offset + total_bytes
-        figures = self._state.segment(segment.id)
-        figures.last_batch = number
-        figures.used_bytes = self._offset
-        self._pressure.add(total_bytes, len(records))
-        return _Batch(commit, number, segment, offset, parts)
-
-    def _switch(self, need_bytes: int) -> None:
-        """Go on in the next segment."""
-        sealed = self._segment
-        self._segment = self._supply.take(need_bytes)
-        self._offset = SEGMENT_HEADER_BYTES
-        if sealed not in self._unsynced:
-            sealed.close()
-
-    def _write(self, batch: _Batch) -> None:
+    def _write(self, batch: Batch) -> None:
         """Write and sync one batch, pass the fence, then tell."""
         if batch.parts:
             self._written_bytes += batch.segment.file.write(batch.offset, batch.parts)
@@ -385,7 +312,7 @@ class Journal:
             if self._settings.sync == "always":
                 batch.segment.file.sync()
                 self._sync_count += 1
-                self._durable_batch = batch.number
+                self._tail.durable = batch.number
             elif batch.segment not in self._unsynced:
                 self._unsynced.append(batch.segment)
             self._lease.check()
@@ -400,9 +327,9 @@ class Journal:
         for segment in segments:
             segment.file.sync()
             self._sync_count += 1
-            if segment is not self._segment:
+            if segment is not self._tail.segment:
                 segment.close()
-        self._durable_batch = self._batch
+        self._tail.durable = self._tail.number
 
     def _tend(self) -> None:
         """See to what no unit asks for: interval sync, next segment, space, checkpoint, blocking."""
@@ -412,7 +339,7 @@ class Journal:
             if now - self._synced_at >= settings.sync_interval_seconds:
                 self._synced_at = now
                 self._sync_rest()
-        if self._offset * 2 > self._segment.size_bytes and not self._supply.is_ready:
+        if self._tail.offset * 2 > self._tail.segment.size_bytes and not self._supply.is_ready:
             self._prepare_aside()
         if self._pressure.wants_look(self._written_bytes):
             self._look_at_space()
@@ -420,7 +347,7 @@ class Journal:
         if self._pressure.is_space_low and not is_due:
             # Dead segments give space back once two checkpoints have seen them dead.
             is_due = any(
-                figures.count == 0 and figures.id != self._segment.id
+                figures.count == 0 and figures.id != self._tail.segment.id
                 for figures in self._state.segments.values()
             )
         if is_due and not self._is_checkpointing:
@@ -466,7 +393,7 @@ class Journal:
         if self._unsynced:
             self._sync_rest()
         with self._lock:
-            capture = Capture(self._state, self._place(), self._keeper.blobs)
+            capture = Capture(self._state, self._tail.place(), self._keeper.blobs)
             capture.debt_bytes = self._pressure.debt_bytes
             capture.debt_records = self._pressure.debt_records
         self._is_checkpointing = True
@@ -514,9 +441,6 @@ class Journal:
         for id in written.dead:
             self._keeper.unlink(id)
         return True
-
-    def _place(self) -> Place:
-        return Place(self._batch, self._crc, self._segment.id, self._offset)
 
     def _fail(self, error: BaseException) -> None:
         """Note the first failure, for good, and tell once."""
