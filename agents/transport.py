@@ -26,6 +26,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Protocol, cast, final
 
 import stomp
@@ -39,8 +40,31 @@ __all__ = ["Incoming", "Outgoing", "Transport", "jittered"]
 
 log = logging.getLogger(__name__)
 
-# stomp.py logs every lost connection with a trace; the line below says the same once, with what happens next.
-logging.getLogger("stomp.py").setLevel(logging.CRITICAL)
+
+class _Reasons(logging.Handler):
+    """Keeps why a connection could not be made, which stomp.py says in its log only; one text a thread."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._local = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple) and record.args:
+            self._local.text = f"{record.args[-1]}"
+
+    def take(self) -> str:
+        """Return the last reason of this thread and forget it."""
+        text: str = getattr(self._local, "text", "")
+        self._local.text = ""
+        return " ".join(text.split())[:300]
+
+
+# What stomp.py has to say about a connection, the lines of this module say once, with what happens next.
+_reasons = _Reasons()
+_stomp_log = logging.getLogger("stomp.py")
+_stomp_log.addHandler(_reasons)
+_stomp_log.setLevel(logging.WARNING)
+_stomp_log.propagate = False
 
 SEND_STALL_SECONDS: Final = 10
 """A socket that takes no byte for so long while we send is given up."""
@@ -383,14 +407,16 @@ class _Session(stomp.ConnectionListener):  # type: ignore[misc]
     def open(self) -> None:
         """Connect and log in; raise Unavailable with the reason."""
         host, port = self._address
+        self._check_files()
         login = self._settings.login or None
+        _reasons.take()
         try:
             self._connection.connect(login, self._settings.passcode if login else None)
             self._bound_sends()
         except (OSError, stomp.exception.StompException, AttributeError) as error:
             # stomp.py raises AttributeError when the peer closes between connect and the first frame.
             self.close(f"cannot connect: {error or type(error).__name__}")
-            reason = str(error) or "nobody answers"
+            reason = str(error) or _reasons.take() or "nobody answers"
             raise Unavailable(f"cannot connect to {host}:{port}: {reason}") from error
         if not self._logged_in.wait(self._settings.connect_timeout_seconds):
             self.close("no CONNECTED in time")
@@ -545,6 +571,13 @@ class _Session(stomp.ConnectionListener):  # type: ignore[misc]
         except (OSError, stomp.exception.StompException, AttributeError) as error:
             self.close(f"connection lost while sending: {error or type(error).__name__}")
             raise Unavailable(self.close_text) from error
+
+    def _check_files(self) -> None:
+        """Refuse missing TLS files: stomp.py 9.0 answers them by connecting for ever without a pause."""
+        tls = self._settings.tls
+        for name in (tls.ca, tls.certificate, tls.key) if tls is not None else ():
+            if name and not Path(name).is_file():
+                raise Unavailable(f"the TLS file {name} of the broker's settings is missing")
 
     def _bound_sends(self) -> None:
         """Bound how long a blocking send may make no progress (plain TCP; TLS is written by stomp.py's thread)."""

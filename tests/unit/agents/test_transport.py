@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.config import BrokerSettings
+from agents.config import BrokerSettings, TlsSettings
 from agents.errors import Unavailable
 from agents.frames import SEND_CHUNK_BYTES, encode_sends, error_text, jittered
 from agents.transport import Incoming, Outgoing, Transport
@@ -65,3 +65,13 @@ def test_stopped_means_unavailable():
 
 def test_nothing_to_publish_needs_no_broker():
     Transport(BrokerSettings(), "t").publish("/d", [], 1.0)
+
+
+def test_a_missing_tls_file_is_named_and_nothing_is_dialed():
+    settings = BrokerSettings(addresses=("127.0.0.1:1",), tls=TlsSettings(ca="/nosuch/ca.pem"))
+    transport = Transport(settings, "t")
+    try:
+        with pytest.raises(Unavailable, match="/nosuch/ca.pem"):
+            transport.publish("/d", [Outgoing(b"")], 0.1)
+    finally:
+        transport.stop()
