@@ -14,7 +14,7 @@ Invariants:
 - Listeners run in stomp.py's receiver thread; they must not block, or heart-beats starve.  Prefetch is the bound.
 - This is the only module of `agents` that imports stomp.
 
-Tests: tests/unit/agents/test_transport.py, tests/interop/test_collector_transport.py.
+Tests: tests/unit/agents/test_transport.py, tests/interop/test_collector.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Invariants: fields of the query string count as well as those of the body; the old un-encoded form is known by the
 raw markup in `arg1`, and an `&` inside it is payload.  Pure.
-Tests: tests/unit/agents/collector/test_form.py, tests/property/agents/test_forms.py.
+Tests: tests/unit/agents/collector/test_form.py, tests/property/test_records.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Invariants: the reactor never waits for the broker, a disk or a parser; memory is bounded by the size of a POST, the
 number of connections and a budget over all bodies; a body that is too large is read and thrown away, because probes
 understand only an answer, not a closed connection; a probe looks at the text, never at the status.
-Tests: tests/unit/agents/collector/test_http.py, tests/interop/test_collector.py.
+Tests: tests/interop/test_collector.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The id of a stored record, bit-compatible with the databases in production (gracc.md 1.5).
 
-Tests: tests/unit/agents/records/test_checksum.py.
+Tests: tests/unit/agents/records/test_wire.py.
 """
 
 from __future__ import annotations

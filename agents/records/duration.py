@@ -2,7 +2,7 @@
 
 A year counts 365 days and a month 30, only seconds may have a fraction, what cannot be read is 0: so the numbers,
 and with them the checksums, equal those of the reference collector.
-Tests: tests/unit/agents/records/test_duration.py, tests/property/agents/test_durations.py.
+Tests: tests/unit/agents/records/test_duration.py, tests/property/test_records.py.
 """
 
 from __future__ import annotations

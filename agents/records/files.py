@@ -2,7 +2,7 @@
 
 A file may hold what a probe would send (one record, an envelope, the replication form) or JSON (one record, an array,
 one a line); the first character decides.
-Tests: tests/unit/agents/records/test_files.py, tests/interop/test_collector.py.
+Tests: tests/unit/agents/records/test_fixtures.py, tests/interop/test_collector.py.
 """
 
 from __future__ import annotations

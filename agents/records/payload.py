@@ -3,7 +3,7 @@
 Invariants: every byte that may be a record ends up in exactly one item, whole or marked as broken, so that one bad
 record never takes its neighbors along; a payload that was cut off is refused as a whole, because `OK` would make the
 probe delete records that never arrived.  Nothing is expanded, nothing is looked up; time is linear in the payload.
-Tests: tests/unit/agents/records/test_payload.py, tests/property/agents/test_payloads.py.
+Tests: tests/unit/agents/records/test_payload.py, tests/property/test_records.py.
 """
 
 from __future__ import annotations

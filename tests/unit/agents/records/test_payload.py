@@ -5,7 +5,8 @@ import time
 import pytest
 
 from agents.errors import BadRequest
-from agents.records.payload import ITEMS_MAX, Form, split_payload
+from agents.records import payload as module
+from agents.records.payload import Form, split_payload
 
 
 def envelope(*records: bytes) -> bytes:
@@ -144,19 +145,20 @@ def test_broken_raw_part_does_not_cost_the_record():
 @pytest.mark.parametrize(
     "hostile",
     [
-        b"<RecordEnvelope>" + b"<a>" * 300_000 + b"</RecordEnvelope>",
+        b"<RecordEnvelope>" + b"<a>" * 30_000 + b"</RecordEnvelope>",
         b"<RecordEnvelope>"
-        + b"".join(b"<JobUsageRecord><a%d>" % i for i in range(20_000))
+        + b"".join(b"<JobUsageRecord><a%d>" % i for i in range(1_000))
         + b"</RecordEnvelope>",
-        b"<RecordEnvelope><a " + b"x" * 1_000_000 + b"</RecordEnvelope>",
-        b"replication|" * 100_000,
-        b"<RecordEnvelope>" + b"<a/>" * (ITEMS_MAX + 1) + b"</RecordEnvelope>",
+        b"<RecordEnvelope><a " + b"x" * 100_000 + b"</RecordEnvelope>",
+        b"replication|" * 2_000,
+        b"<RecordEnvelope>" + b"<a/>" * 1_001 + b"</RecordEnvelope>",
     ],
 )
-def test_hostile_payloads_end_soon(hostile):
+def test_hostile_payloads_end_soon(hostile, monkeypatch):
+    monkeypatch.setattr(module, "ITEMS_MAX", 1_000)
     started = time.monotonic()
     try:
         split_payload(hostile)
     except BadRequest:
         pass
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 1
