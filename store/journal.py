@@ -96,6 +96,7 @@ class Journal:
         Raises Corrupt, VersionMismatch, Full, InUse, StoreError, OSError; the folder is left as it was found.
         """
         self._post = post
+        self._on_durable, self._on_failed, self._on_blocked = on_durable, on_failed, on_blocked
         self._on_durable = on_durable
         self._on_failed = on_failed
         self._on_blocked = on_blocked
@@ -318,8 +319,7 @@ class Journal:
             self._lease.check()
         commit = batch.commit
         self.durable = commit
-        on_durable = self._on_durable
-        self._post(lambda: on_durable(commit))
+        self._post(lambda: self._on_durable(commit))
 
     def _sync_rest(self) -> None:
         """Sync what the policies other than "always" left unsynced."""
@@ -367,8 +367,7 @@ class Journal:
         is_blocked = self._pressure.blocks(self.is_blocked)
         if is_blocked != self.is_blocked:
             self.is_blocked = is_blocked
-            on_blocked = self._on_blocked
-            self._post(lambda: on_blocked(is_blocked))
+                self._post(lambda: self._on_blocked(is_blocked))
 
     def _prepare_aside(self) -> None:
         if self._is_preparing:
@@ -449,8 +448,7 @@ class Journal:
                 return
             self.failure = error
         _LOG.critical("the store failed, nothing is confirmed any more: %s", error)
-        on_failed = self._on_failed
-        self._post(lambda: on_failed(error))
+        self._post(lambda: self._on_failed(error))
 
 
 def _random_salt() -> int:
