@@ -96,7 +96,6 @@ class Journal:
         Raises Corrupt, VersionMismatch, Full, InUse, StoreError, OSError; the folder is left as it was found.
         """
         self._post = post
-        self._on_durable, self._on_failed, self._on_blocked = on_durable, on_failed, on_blocked
         self._on_durable = on_durable
         self._on_failed = on_failed
         self._on_blocked = on_blocked
@@ -367,7 +366,7 @@ class Journal:
         is_blocked = self._pressure.blocks(self.is_blocked)
         if is_blocked != self.is_blocked:
             self.is_blocked = is_blocked
-                self._post(lambda: self._on_blocked(is_blocked))
+            self._post(lambda: self._on_blocked(is_blocked))
 
     def _prepare_aside(self) -> None:
         if self._is_preparing:
