@@ -2,7 +2,7 @@
 
 Pairs that cancel out are dropped here: what was published and acknowledged within the batch is not written.
 Acknowledgements come first (they speak of earlier batches), then messages, then changes in their
-order.  This is the store's hot path.  Tests: tests/unit/store/test_batch.py; cost: bench/micro.
+order.  This is the store's hot path.  Tests: tests/unit/store/test_journal_traps.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A checkpoint is a header, a root, and one blob a lane; blobs of lanes that nobody touched are kept
 packed from the last time.  Sidecar pages hold the extents of living messages, so that memory holds only those since
-the last checkpoint.  Order of syncs: FORMAT.md.  Tests: tests/unit/store/test_checkpoint.py.
+the last checkpoint.  Order of syncs: FORMAT.md.  Tests: tests/unit/store/test_journal_traps.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 Invariants: a method returns only when the operating system said yes; every failure is an OSError; nothing is
 retried.  Knows nothing of segments or records.  The fake: tests/support/disk.py; tests:
-tests/unit/store/test_files.py, and the store's suite runs on both.
+tests/unit/store/test_journal.py, and the store's suite runs on both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Looks into a store without owning it: figures, damage, and what each batch says.
 
 Only reads, so that it may run beside a broker (a batch being written may then look torn).  Behind
-`gridmsg store stat|verify|dump`.  Tests: tests/unit/store/test_inspect.py, tests/property/test_store_flip.py.
+`gridmsg store stat|verify|dump`.  Tests: tests/property/test_store_flip.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes checkpoints, keeps the newest two, and unlinks segments that nobody needs.
 
 Runs aside from commits; what it changes in the journal it returns.  A segment goes only when the checkpoint that
-found it dead is on disk and neither kept checkpoint would replay it.  Tests: tests/unit/store/test_keeper.py.
+found it dead is on disk and neither kept checkpoint would replay it.  Tests: tests/unit/store/test_journal_traps.py.
 """
 
 from __future__ import annotations

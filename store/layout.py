@@ -1,6 +1,6 @@
 """The folder of a store: its subfolders, its FORMAT file, and the names in it.
 
-Tests: tests/unit/store/test_layout.py.
+Tests: tests/unit/store/test_journal_traps.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Each opening claims the next epoch by linking a complete, synced file, so that two claimants cannot both win.
 A claim in force is one that is neither released nor made by a process proved dead.  Not yet here: renewal and
-expiry by time for owners on other hosts (failover).  Tests: tests/unit/store/test_lease.py.
+expiry by time for owners on other hosts (failover).  Tests: tests/unit/store/test_journal_traps.py.
 """
 
 from __future__ import annotations

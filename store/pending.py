@@ -1,7 +1,7 @@
 """Units that were committed and are not yet in a batch.
 
 Filled by the caller's thread, emptied by the writer's; reading sees through it what waits.  Tests:
-tests/unit/store/test_pending.py.
+tests/unit/store/test_journal_traps.py.
 """
 
 from __future__ import annotations

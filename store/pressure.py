@@ -2,7 +2,7 @@
 
 Pure arithmetic over figures it is given; the journal asks it and acts.  Blocking starts at twice the
 checkpoint's limits and ends at once, so that it does not flutter; space has two watermarks.  Tests:
-tests/unit/store/test_pressure.py, test_journal_space.py.
+tests/unit/store/test_journal_space.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads stored messages back: by lane and position, through extents in memory or in sidecars.
 
 Keeps a bounded number of open segments and of decoded bytes; checks every chunk and page it reads.  Called with
-the journal's lock held.  Tests: tests/unit/store/test_reader.py and the store's suite.
+the journal's lock held.  Tests: tests/unit/store/test_journal_traps.py and the store's suite.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A batch is a header, chunks, and one msgpack array of records.  A chunk is one msgpack array of whole
 messages that lie in the same lanes, located and checksummed by its PUBLISH record, so that replay reads the
 records only and a queue reads nothing but its own messages.  Every record is a tuple that starts with its
-kind.  Layouts: FORMAT.md.  Tests: tests/unit/store/test_record.py.
+kind.  Layouts: FORMAT.md.  Tests: tests/unit/store/test_journal_traps.py.
 """
 
 from __future__ import annotations

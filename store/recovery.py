@@ -2,7 +2,7 @@
 
 Changes nothing.  A bad batch is a torn tail only if nothing valid follows it and nothing says that it was durable;
 everything else is damage and stops the start.  Steps and reasons: FORMAT.md.  Tests:
-tests/unit/store/test_recovery.py, tests/property/test_store_crash.py.
+tests/unit/store/test_journal_traps.py, tests/property/test_store_crash.py.
 """
 
 from __future__ import annotations

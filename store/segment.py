@@ -2,7 +2,7 @@
 
 Invariants: batches lie back to back from SEGMENT_HEADER_BYTES on, each seeded with the segment's random salt, so that
 neither old bytes nor a message body that is a copy of a journal can pass for one; nothing is ever
-overwritten or truncated.  Layout: FORMAT.md.  Tests: tests/unit/store/test_segment.py.
+overwritten or truncated.  Layout: FORMAT.md.  Tests: tests/unit/store/test_journal_traps.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What an operator may choose about the store; every limit has its default here.
 
-Imports nothing of ours.  Tests: tests/unit/store/test_settings.py.
+Imports nothing of ours.  Tests: tests/unit/store/test_journal_traps.py.
 """
 
 from __future__ import annotations

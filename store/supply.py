@@ -2,7 +2,7 @@
 
 `prepare` runs aside, `take` in the writer thread: it waits only when the next segment is not ready.  A
 full disk is met here, while the current segment still has room for acknowledgements.  Tests:
-tests/unit/store/test_supply.py.
+tests/unit/store/test_journal_space.py.
 """
 
 from __future__ import annotations

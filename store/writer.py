@@ -2,7 +2,7 @@
 
 The writer thread calls `step` whenever it was woken or the time that the last step asked for has passed; the
 aside thread runs what may take long (checkpoints, new segments) so that commits go on.  Neither knows what
-the steps do; a step never raises.  Tests: tests/unit/store/test_writer.py.
+the steps do; a step never raises.  Tests: tests/unit/store/test_journal_traps.py.
 """
 
 from __future__ import annotations
