@@ -40,7 +40,7 @@ LIBRARIES = {
     "OpenSSL": ("broker.net", "broker.server", "broker.cli", "agents", "bench", "certs"),
     "cryptography": ("certs",),
     "msgpack": ("store.record", "broker.link", "agents"),
-    "click": ("broker.cli", "agents.cli", "certs.cli", "bench.cli"),
+    "click": ("broker.cli", "agents.cli", "certs.cli", "bench"),
     "elasticsearch": ("agents.elastic",),
     "stomp": ("agents.transport", "bench"),
     "pika": ("bench",),
