@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+from broker.core.delay import Delays
 from broker.core.destination import AddressTable
 from broker.core.queue import Lane, Queue
 from broker.core.vhost import Vhost
@@ -69,6 +70,7 @@ class Broker:
         self._watched: dict[Queue, None] = {}
         self._owned: dict[object, list[Queue]] = {}
         self._sinks: dict[Sink, dict[Subscription, None]] = {}
+        self.delays = Delays(self)
         self.vhosts: dict[str, Vhost] = {"/": Vhost(self, "/", self.addresses)}
 
     @property
@@ -102,6 +104,8 @@ class Broker:
             elif key[0] == "queue":
                 lanes = [self._restore_lane(number, recovered) for number in made["lanes"]]
                 unowned.difference_update(made["lanes"])
+                # The store knows only lanes that something was said about; a queue may never have been used.
+                self._next_lane = max(self._next_lane, *(number + 1 for number in made["lanes"]))
                 self.add_vhost(key[1]).restore_queue(key[2], made, lanes)
         for key, made in parsed:
             if key[0] == "binding":
@@ -109,6 +113,11 @@ class Broker:
                 self.add_vhost(vhost).restore_binding(
                     source, kind, target, routing_key, made["arguments"]
                 )
+            elif key[0] == "delay":
+                lane = made["lane"]
+                unowned.discard(lane)
+                self.add_vhost(key[1])
+                self.delays.restore(key[1], key[2], lane, recovered.lanes.get(lane))
         for number in sorted(unowned):
             # Spilled backlog of queues that do not outlive the broker.
             self.unit.drop_lane(number)
@@ -178,6 +187,16 @@ class Broker:
         for queue, returned in by_queue.items():
             queue.put_back(returned, is_counted=is_counted)
             self.metrics.requeued_count += len(returned)
+
+    def hand_back(self, delivery: Delivery) -> bool:
+        """Take a delivery from its consumer and keep it out of its queue; False: it is gone."""
+        if delivery.position not in delivery.lane.unsettled:
+            self._give_back_gone(delivery)
+            return False
+        if delivery.subscription is not None:
+            self._give_back(delivery.subscription, 1)
+            delivery.subscription = None
+        return True
 
     def reject(self, deliveries: list[Delivery], cause: str = "") -> None:
         """Refuse messages: dead-letter them; without a dead-letter exchange they are kept only if a cause was given."""
@@ -256,11 +275,12 @@ class Broker:
     @property
     def needs_ticks(self) -> bool:
         """Whether anything may expire."""
-        return bool(self._watched)
+        return bool(self._watched) or self.delays.is_near(self.clock.wall_ms())
 
     def tick(self) -> None:
         """Expire messages and queues whose time has come."""
         self.now_ms = self.clock.wall_ms()
+        self.delays.tick()
         for queue in list(self._watched):
             expires_ms = queue.settings.expires_ms
             if (
