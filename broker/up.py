@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -322,9 +323,17 @@ def welcome_lines(place: Place, without: tuple[str, ...]) -> list[str]:
     options = f" --port-offset {place.port_offset}" if place.port_offset else ""
     if place.data is not None and str(place.data) != DEFAULT_DATA:
         options = f" --data {place.data}{options}"
-    lines.append(f"  look with        gridmsg status{options}   (stop with Ctrl-C)")
+    lines.append(f"  look with        {_command()} status{options}   (stop with Ctrl-C)")
     lines.append("")
     return lines
+
+
+def _command() -> str:
+    """How this shell can call the command: by its name, or by its place in the environment."""
+    if shutil.which("gridmsg"):
+        return "gridmsg"
+    installed = os.path.join(os.path.dirname(sys.executable), "gridmsg")  # noqa: PTH118, PTH120
+    return os.path.relpath(installed)
 
 
 def _write_line(line: str) -> None:
