@@ -163,6 +163,10 @@ class Vhost(Topology):
             dead_letter.letter(message, destination, queue.name, reason, cause, self.broker.now_ms)
         )
 
+    def keep_letter(self, message: Message, reason: str, cause: str) -> None:
+        """Keep a message that belongs to no queue in `dead-letter`."""
+        self._publish_letter(message, "", reason, cause)
+
     def _publish_letter(self, message: Message, queue: str, reason: str, cause: str) -> None:
         if DEAD_LETTER_QUEUE not in self.queues:
             self.declare_queue(DEAD_LETTER_QUEUE, durable=True)

@@ -1,0 +1,285 @@
+"""Messages that wait for their time: delayed publishing, and requeueing later.
+
+A delayed message lies in the lane of a *bucket*, the span of time in which it is due, until it is published like any other.  What
+the store keeps of it has the due time as `published_at`, so buckets are rebuilt from their lanes after a restart and
+need no format of their own.  Only the buckets near in time are in memory, and of those only what fits a window; the rest
+is a time and a position.  Invariant: a message leaves its bucket in the unit of work that publishes it.
+A delayed requeue is kept in memory: the message stays in its queue's `unsettled`, and a restart requeues it at once.
+Tests: tests/unit/broker/core/test_delay.py.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import insort
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, Final, final
+
+from broker.core.message import Message
+from broker.errors import BrokerError, ResourceLimit
+
+if TYPE_CHECKING:
+    from broker.core.broker import Broker
+    from broker.core.delivery import Delivery
+    from broker.core.vhost import Vhost
+    from store.interface import LaneState
+
+DELAY_MS_MAX: Final = 0xFFFFFFFF
+"""The longest delay, 49 days (that of RabbitMQ's delayed message exchange)."""
+BUCKET_MS: Final = 600_000
+"""The span of a bucket, 10 minutes: at most some 7,200 of them."""
+NEAR_MS: Final = 60_000
+"""A bucket is read into memory so long before its span begins."""
+WINDOW_BYTES: Final = 8 << 20
+"""Bodies of delayed messages kept in memory, all vhosts together."""
+HELD_MAX: Final = 1_000_000
+"""Delayed messages, and as many delayed requeues, at one time."""
+TURN_MAX: Final = 1000
+"""Messages published, and rows read from the store, in one tick."""
+
+_READ_BYTES: Final = 4 << 20
+
+
+@final
+class Bucket:
+    """The delayed messages of one span of time in one vhost.
+
+    `waiting` is a heap of (due in ms since 1970, position, message or None where only the store has it); rows of the lane from
+    `unread_from` on are not in it yet.  Positions below `restored_before` come from before a restart.
+    """
+
+    __slots__ = (
+        "count",
+        "is_defined",
+        "lane",
+        "next",
+        "restored_before",
+        "unread_count",
+        "unread_from",
+        "waiting",
+    )
+
+    def __init__(self, lane: int) -> None:
+        self.lane = lane
+        self.next = 0
+        self.count = 0
+        self.is_defined = False
+        self.restored_before = 0
+        self.unread_from = 0
+        self.unread_count = 0
+        self.waiting: list[tuple[int, int, Message | None]] = []
+
+
+@final
+class Delays:
+    """All that waits for its time in a broker."""
+
+    __slots__ = ("_broker", "_buckets", "_keys", "_requeues", "_serial", "_window_bytes", "count")
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._buckets: dict[tuple[int, str], Bucket] = {}
+        self._keys: list[tuple[int, str]] = []
+        self._requeues: list[tuple[int, int, Delivery]] = []
+        self._serial = 0
+        self._window_bytes = 0
+        self.count = 0
+
+    def is_near(self, now_ms: int) -> bool:
+        """Whether `tick` may have something to do now or soon."""
+        keys = self._keys
+        return bool(self._requeues or (keys and keys[0][0] * BUCKET_MS <= now_ms + NEAR_MS))
+
+    # In
+
+    def hold(self, vhost: Vhost, message: Message, due_ms: int) -> None:
+        """Publish a message at `due_ms` (milliseconds since 1970) instead of now; raises ResourceLimit.
+
+        What is persistent is durable with this turn's unit.  A relative expiration must have been counted from `due_ms` on.
+        """
+        now_ms = self._broker.now_ms
+        if self.count >= HELD_MAX:
+            raise ResourceLimit(f"{self.count} delayed messages are held, the bound")
+        due_ms = min(max(due_ms, now_ms), now_ms + DELAY_MS_MAX)
+        key = (due_ms // BUCKET_MS, vhost.name)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._add(key, Bucket(self._broker.new_lane()))
+        position = bucket.next
+        bucket.next = position + 1
+        bucket.count += 1
+        self.count += 1
+        is_near = not bucket.unread_count and key[0] * BUCKET_MS <= now_ms + NEAR_MS
+        held: Message | None = None
+        if is_near and self._window_bytes + len(message.body) <= WINDOW_BYTES:
+            held = _dated(message, due_ms)
+            self._window_bytes += len(message.body)
+        if message.is_persistent or held is None:
+            self._store(key, bucket, position, held or _dated(message, due_ms))
+        if is_near:
+            heappush(bucket.waiting, (due_ms, position, held))
+        else:
+            if not bucket.unread_count:
+                bucket.unread_from = position
+            bucket.unread_count += 1
+
+    def _add(self, key: tuple[int, str], bucket: Bucket) -> Bucket:
+        self._buckets[key] = bucket
+        insort(self._keys, key)
+        return bucket
+
+    def _store(self, key: tuple[int, str], bucket: Bucket, position: int, dated: Message) -> None:
+        unit = self._broker.unit
+        if not bucket.is_defined:
+            bucket.is_defined = True
+            unit.define(_name(key), {"lane": bucket.lane})
+        unit.published.append((dated, bucket.lane, position))
+
+    def requeue(self, deliveries: list[Delivery], due_ms: int) -> None:
+        """Requeue deliveries at `due_ms` instead of now; their consumers get the credit back at once.
+
+        Over the bound they are requeued now.
+        """
+        broker = self._broker
+        if len(self._requeues) + len(deliveries) > HELD_MAX:
+            broker.requeue(deliveries)
+            return
+        for delivery in deliveries:
+            if broker.hand_back(delivery):
+                self._serial += 1
+                heappush(self._requeues, (due_ms, self._serial, delivery))
+
+    # Out
+
+    def tick(self) -> None:
+        """Publish and requeue what is due, a bounded number a call."""
+        now_ms = self._broker.now_ms
+        requeues = self._requeues
+        due: list[Delivery] = []
+        while requeues and requeues[0][0] <= now_ms and len(due) < TURN_MAX:
+            due.append(heappop(requeues)[2])
+        if due:
+            self._broker.requeue(due)
+        left = TURN_MAX
+        for key in list(self._keys):
+            if key[0] * BUCKET_MS > now_ms + NEAR_MS or left <= 0:
+                break
+            bucket = self._buckets[key]
+            left -= self._read(bucket, left)
+            left -= self._publish_due(key, bucket, now_ms, left)
+            if not bucket.count and (key[0] + 1) * BUCKET_MS <= now_ms:
+                del self._buckets[key]
+                self._keys.remove(key)
+                if bucket.is_defined:
+                    self._broker.unit.drop_lane(bucket.lane)
+                    self._broker.unit.define(_name(key), None)
+
+    def _read(self, bucket: Bucket, count_max: int) -> int:
+        """Take rows of the lane into memory; returns how many."""
+        if not bucket.unread_count:
+            return 0
+        rows = self._broker.store.read(bucket.lane, bucket.unread_from, count_max, _READ_BYTES)
+        if not rows:
+            if not self._broker.unit:
+                # Nothing there and nothing on its way: the count was wrong.
+                bucket.count -= bucket.unread_count
+                self.count -= bucket.unread_count
+                bucket.unread_count = 0
+            return 0
+        for position, stored, _ in rows:
+            if position < bucket.restored_before and not stored.is_persistent:
+                # It was in the store for want of memory, and must not outlive the broker.
+                self._broker.unit.acknowledged.append((bucket.lane, position, stored))
+                bucket.count -= 1
+                self.count -= 1
+                continue
+            heappush(bucket.waiting, (stored.published_at, position, None))
+        bucket.unread_from = rows[-1][0] + 1
+        bucket.unread_count = max(0, bucket.unread_count - len(rows))
+        return len(rows)
+
+    def _publish_due(self, key: tuple[int, str], bucket: Bucket, now_ms: int, left: int) -> int:
+        waiting = bucket.waiting
+        vhost = self._broker.vhost(key[1])
+        count = 0
+        while waiting and waiting[0][0] <= now_ms and count < left:
+            _, position, held = waiting[0]
+            message = held
+            if message is None:
+                message = self._stored(vhost, bucket, position)
+                if message is None and self._broker.unit:
+                    break  # It is being committed in this turn.
+            heappop(waiting)
+            bucket.count -= 1
+            self.count -= 1
+            count += 1
+            if held is not None:
+                self._window_bytes -= len(held.body)
+            if message is None:
+                continue
+            if held is None or message.is_persistent:
+                self._broker.unit.acknowledged.append((bucket.lane, position, message))
+            self._publish(vhost, message)
+        return count
+
+    def _stored(self, vhost: Vhost, bucket: Bucket, position: int) -> Message | None:
+        rows = self._broker.store.read(bucket.lane, position, 1, _READ_BYTES)
+        if not rows or rows[0][0] != position:
+            return None
+        stored = rows[0][1]
+        return Message.from_stored(
+            stored, vhost.destination_of(stored.exchange, stored.routing_key)
+        )
+
+    def _publish(self, vhost: Vhost, held: Message) -> None:
+        message = _dated(held, self._broker.now_ms)
+        try:
+            if vhost.publish(message) >= 0:
+                return
+            cause = "a queue was full when the delayed message was due"
+        except BrokerError as error:
+            cause = f"{error.text}, when the delayed message was due"
+        vhost.keep_letter(message, "undeliverable", cause)
+
+    # Start
+
+    def restore(self, vhost: str, bucket_number: int, lane: int, state: LaneState | None) -> None:
+        """Put a bucket back as the store had it."""
+        bucket = Bucket(lane)
+        bucket.is_defined = True
+        if state is not None:
+            bucket.next = bucket.restored_before = state.next
+            bucket.unread_from = state.first
+            bucket.count = bucket.unread_count = state.count
+            self.count += state.count
+        self._add((bucket_number, vhost), bucket)
+
+
+def _name(key: tuple[int, str]) -> str:
+    return json.dumps(["delay", key[1], key[0]])
+
+
+def _dated(message: Message, at_ms: int) -> Message:
+    """The same message as published at another time."""
+    return Message(
+        message.destination,
+        message.format,
+        message.header,
+        message.body,
+        message.is_persistent,
+        message.priority,
+        at_ms,
+        message.expires_at,
+    )
+
+
+def delay_of(value: Any) -> int | None:
+    """The milliseconds that an `x-delay` header asks for; None: it is not a whole number from 1 up."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        value = value.strip()
+        if not (value.isascii() and value.isdigit() and len(value) <= 18):
+            return None
+        value = int(value)
+    return int(value) if isinstance(value, int) and value > 0 else None
