@@ -36,6 +36,7 @@ _RESCAN_BYTES: Final = 4096
 """Below this size an unfinished header is looked at again with every piece; above only when a line ended."""
 _HEADS_MAX: Final = 32
 _HEAD_BYTES_MAX: Final = 512
+_ACK_BYTES_MAX: Final = 256
 
 
 @final
@@ -136,6 +137,7 @@ class FrameParser:
         pos = 0
         end = len(data)
         find = data.find
+        startswith = data.startswith
         heads = self._heads
         has_cr = b"\r" in data
         while pos < end:
@@ -148,6 +150,13 @@ class FrameParser:
                     pos = gap.end()
                     continue
             head_end = find(b"\n\n", pos)
+            if not has_cr and startswith(b"ACK\n", pos) and find(b"\0", pos, end) == head_end + 2:
+                # Every ACK names another message: its head is not worth looking up or remembering.
+                block = data[pos + 4 : head_end + 1]
+                if len(block) <= _ACK_BYTES_MAX and b"receipt:" not in block:
+                    frames.append((b"ACK", block, b"", b""))
+                    pos = head_end + 3
+                    continue
             head = heads.get(data[pos:head_end]) if head_end >= 0 else None
             if head is None:
                 if head_end >= 0 and not has_cr:
