@@ -8,6 +8,7 @@ RabbitMQ's.  Tests: tests/unit/broker/session/test_amqp_connection.py, tests/con
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from broker.errors import (
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from broker.core.broker import Broker
     from broker.core.delivery import Delivery
     from broker.core.vhost import Vhost
-    from broker.session.auth import Accounts, Identity, Operation
+    from broker.session.auth import Accounts, Identity, Login, Operation, TopicOperation
     from broker.session.base import Wake
+    from broker.session.dn import DN
 
 __all__ = ["AmqpConnection", "AmqpLimits"]
 
@@ -44,6 +46,8 @@ PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
 PROTOCOL_HEADERS: Final = (PROTOCOL_HEADER, b"AMQP\x01\x01\x00\x09")
 """What a peer may begin with; the second is that of 0-9 clients, which RabbitMQ takes too."""
 CONNECTION_FORCED: Final = 320
+LOGIN_HELD_BYTES_MAX: Final = 262_144
+"""What a peer may send ahead while its password is checked."""
 _ACK: Final = b"\x00\x3c\x00\x50"
 _ACK_BYTES: Final = 13
 
@@ -62,6 +66,7 @@ class AmqpConnection:
         "_is_paused",
         "_is_released",
         "_is_writable",
+        "_login",
         "_login_by",
         "_parser",
         "_start",
@@ -70,6 +75,7 @@ class AmqpConnection:
         "acknowledged",
         "broker",
         "capabilities",
+        "certificate",
         "channels",
         "channels_max",
         "client_properties",
@@ -107,6 +113,7 @@ class AmqpConnection:
         self.state = State.AWAITING_HEADER
         self.out: list[bytes] = []
         self.identity: Identity | None = None
+        self.certificate: DN | None = None
         self.vhost: Vhost | None = None
         self.channels: dict[int, AmqpChannel] = {}
         self.channels_max = limits.channels_max
@@ -120,6 +127,7 @@ class AmqpConnection:
         self.is_loopback = is_loopback
         self._is_writable = True
         self._is_released = False
+        self._login: Login | None = None
         self._login_by: float | None = now + limits.login_seconds
         self._close_at: float | None = None
         self._heartbeat = Heartbeat(0.0, 0.0, now)
@@ -144,11 +152,12 @@ class AmqpConnection:
         if self.is_closing:
             return
         self._heartbeat.heard(self.broker.clock.now())
-        if self.promises.held_reply is not None or self._is_paused:
+        if self.promises.held_reply is not None or self._is_paused or self._login is not None:
             self._input.append(data)
             self._held_bytes += len(data)
-            if self._held_bytes > self.limits.held_bytes_max:
-                text = f"more than {self.limits.held_bytes_max} bytes sent while a reply is due"
+            bound = self.limits.held_bytes_max if self.state is State.OPEN else LOGIN_HELD_BYTES_MAX
+            if self._held_bytes > bound:
+                text = f"more than {bound} bytes sent while a reply is due"
                 self._violated(ResourceLimit(text))
             return
         self._take(data)
@@ -197,7 +206,7 @@ class AmqpConnection:
                         channel.publish(method, header, bodies)
             except BrokerError as error:
                 self._refuse(error, number, method)
-            if self.promises.held_reply is not None:
+            if self.promises.held_reply is not None or self._login is not None:
                 self._backlog = commands[index + 1 :]
                 return False
             if self.is_closing:
@@ -331,6 +340,14 @@ class AmqpConnection:
         assert self.vhost is not None, "channels exist after connection.open"
         self.identity.check(self.vhost.name, operation, kind, name)
 
+    def check_topic(self, operation: TopicOperation, exchange: str, key: str) -> None:
+        """Raise AccessRefused unless the user may use the routing key, if the exchange is a topic exchange."""
+        assert self.identity is not None, "channels exist after login"
+        assert self.vhost is not None, "channels exist after connection.open"
+        found = self.vhost.exchanges.get(exchange)
+        if found is not None and found.kind == "topic":
+            self.identity.check_topic(self.vhost.name, operation, exchange, key)
+
     def reply_when_durable(self, channel: AmqpChannel, name: str, *values: Any) -> None:
         """Send a reply, but not before what this turn changed is on disk."""
         if not self.broker.has_changes:
@@ -369,7 +386,7 @@ class AmqpConnection:
     @property
     def is_holding(self) -> bool:
         """Input is only kept: a reply waits for the disk, or a publish for the store."""
-        return self.promises.held_reply is not None or self._is_paused
+        return self.promises.held_reply is not None or self._is_paused or self._login is not None
 
     def set_blocked(self, reason: str | None) -> bool:
         """Publishers must wait (reason: `low on memory`, `low on disk`), or with None need not any more."""
@@ -408,6 +425,44 @@ class AmqpConnection:
         self.renew_rights()
         self._login_by = None
         self._parser.is_stepping = False
+
+    def await_login(self, login: Login, then: Callable[[], None]) -> None:
+        """Go on with `then` once a login is settled; until then input is kept."""
+        if login.is_settled:
+            then()
+            return
+        self._login = login
+
+        def settled() -> None:
+            if self._login is not login or self.is_closing:
+                return
+            self._login = None
+            try:
+                then()
+            except BrokerError as error:
+                self._refuse(error, 0, b"")
+            self._resume()
+
+        login.on_settled = settled
+
+    def recheck(self) -> None:
+        """Accounts or vhosts changed (`session.auth.LoggedIn`)."""
+        identity, vhost = self.identity, self.vhost
+        if identity is None or self.is_closing or self.state is State.CLOSING:
+            return
+        if not identity.is_valid:
+            text = f"user '{identity.name}' is deleted"
+        elif vhost is None:
+            return
+        elif self.broker.vhosts.get(vhost.name) is not vhost:
+            text = f"vhost '{vhost.name}' is deleted"
+        elif not identity.may_enter(vhost.name):
+            text = f"access to vhost '{vhost.name}' refused for user '{identity.name}'"
+        else:
+            self.renew_rights()
+            return
+        self.refuse_with(CONNECTION_FORCED, f"CONNECTION_FORCED - {text}")
+        self.rouse()
 
     def renew_rights(self) -> None:
         """Ask for all rights anew: the login is new."""

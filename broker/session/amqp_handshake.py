@@ -12,7 +12,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.errors import AccessRefused, CommandInvalid, NotAllowed
-from broker.wire.amqp.values import decode_table, encode_long_string
+from broker.session import sasl
+from broker.session.auth import Login, shown
 
 if TYPE_CHECKING:
     from broker.session.amqp_connection import AmqpConnection
@@ -21,8 +22,6 @@ log = logging.getLogger(__name__)
 
 FRAME_BYTES_MIN: Final = 4096
 """The specification's least frame size (section 4.2.3)."""
-PASSWORD_BYTES_MAX: Final = 4096
-"""A longer login is refused before anything is computed of it."""
 
 
 class State(Enum):
@@ -60,33 +59,9 @@ SERVER_PROPERTIES: Final[dict[str, Any]] = {
 }
 
 
-def _read_plain(response: bytes) -> tuple[str, str]:
-    """User and password of SASL PLAIN (RFC 4616)."""
-    parts = response.split(b"\0")
-    if len(parts) != 3:
-        raise AccessRefused("malformed PLAIN response")
-    return parts[1].decode(errors="replace"), parts[2].decode(errors="replace")
-
-
-def _read_amqplain(response: bytes) -> tuple[str, str]:
-    """User and password of AMQPLAIN: a field table without its length."""
-    table, _ = decode_table(encode_long_string(response), 0)
-    login, password = table.get("LOGIN"), table.get("PASSWORD")
-    if not isinstance(login, str) or not isinstance(password, str):
-        raise AccessRefused("AMQPLAIN auth info is missing LOGIN or PASSWORD field")
-    return login, password
-
-
-MECHANISMS: Final[dict[str, Callable[[bytes], tuple[str, str]]]] = {
-    "PLAIN": _read_plain,
-    "AMQPLAIN": _read_amqplain,
-}
-"""SASL mechanisms by name, in the order in which they are offered."""
-
-
 def start(connection: AmqpConnection) -> None:
     """Offer the version, what the broker can do, and how to log in."""
-    mechanisms = " ".join(MECHANISMS).encode()
+    mechanisms = " ".join(sasl.offered(connection.certificate)).encode()
     connection.send("connection.start", 0, 9, SERVER_PROPERTIES, mechanisms, b"en_US")
 
 
@@ -97,29 +72,39 @@ def _start_ok(
     response: bytes,
     _locale: str,
 ) -> None:
-    read = MECHANISMS.get(mechanism)
-    if read is None:
-        raise CommandInvalid(f"unknown authentication mechanism '{mechanism}'")
+    if mechanism not in sasl.offered(connection.certificate):
+        raise CommandInvalid(f"unknown authentication mechanism '{shown(mechanism)}'")
     connection.client_properties = client_properties
     capabilities = client_properties.get("capabilities")
     if isinstance(capabilities, dict):
         connection.capabilities = capabilities
         connection.wants_cancel = capabilities.get("consumer_cancel_notify") is True
     try:
-        if len(response) > PASSWORD_BYTES_MAX:
-            raise AccessRefused("login is too long")
-        user, password = read(response)
-        connection.identity = connection.accounts.login(user, password, connection.is_loopback)
+        credentials = sasl.read(mechanism, response, connection.certificate)
     except AccessRefused as refused:
-        log.warning("AMQP login from %s refused: %s", connection.peer, refused)
-        if connection.capabilities.get("authentication_failure_close") is True:
-            connection.refuse_with(
-                refused.amqp_code,
-                f"{refused.name} - Login was refused using authentication mechanism {mechanism}. "
-                "For details see the broker logfile.",
-            )
-        else:
-            connection.refuse_later()
+        _refuse_login(connection, mechanism, refused)
+        return
+    login = connection.accounts.authenticate(credentials, connection.is_loopback)
+    connection.await_login(login, lambda: _logged_in(connection, mechanism, login))
+
+
+def _refuse_login(connection: AmqpConnection, mechanism: str, refused: AccessRefused) -> None:
+    log.warning("AMQP login from %s refused: %s", connection.peer, refused)
+    if connection.capabilities.get("authentication_failure_close") is True:
+        connection.refuse_with(
+            refused.amqp_code,
+            f"{refused.name} - Login was refused using authentication mechanism {mechanism}. "
+            "For details see the broker logfile.",
+        )
+    else:
+        connection.refuse_later()
+
+
+def _logged_in(connection: AmqpConnection, mechanism: str, login: Login) -> None:
+    try:
+        connection.identity = login.identity()
+    except AccessRefused as refused:
+        _refuse_login(connection, mechanism, refused)
         return
     limits = connection.limits
     connection.state = State.TUNING
@@ -173,18 +158,21 @@ def _update_secret(connection: AmqpConnection, new_secret: bytes, _reason: str) 
     """Log in again with the new secret; rights are asked anew from then on."""
     identity = connection.identity
     assert identity is not None, "an open connection has logged in"
-    assert connection.vhost is not None, "an open connection has a vhost"
+    credentials = sasl.PasswordLogin(identity.name, new_secret.decode(errors="replace"))
+    login = connection.accounts.authenticate(credentials, connection.is_loopback)
+    connection.await_login(login, lambda: _secret_updated(connection, login))
+
+
+def _secret_updated(connection: AmqpConnection, login: Login) -> None:
+    vhost = connection.vhost
+    assert vhost is not None, "an open connection has a vhost"
     try:
-        fresh = connection.accounts.login(
-            identity.name, new_secret.decode(errors="replace"), connection.is_loopback
-        )
+        fresh = login.identity()
     except AccessRefused as refused:
-        log.warning("new secret of %s from %s refused", identity.name, connection.peer)
+        log.warning("new secret from %s refused: %s", connection.peer, refused)
         raise NotAllowed("New secret was refused by one of the backends") from refused
-    if not fresh.may_enter(connection.vhost.name):
-        raise NotAllowed(
-            f"access to vhost '{connection.vhost.name}' refused for user '{fresh.name}'"
-        )
+    if not fresh.may_enter(vhost.name):
+        raise NotAllowed(f"access to vhost '{vhost.name}' refused for user '{fresh.name}'")
     connection.identity = fresh
     connection.renew_rights()
     connection.send("connection.update-secret-ok")

@@ -43,7 +43,13 @@ class Publishing:
         if is_immediate:
             raise NotImplementedByBroker("immediate=true")
         self._identity.check(self._vhost.name, "write", "exchange", exchange)
+        found = self._vhost.exchanges.get(exchange)
+        if found is not None and found.kind == "topic":
+            self._identity.check_topic(self._vhost.name, "write", exchange, routing_key)
         route = (self._vhost.destination(exchange, routing_key), is_mandatory)
+        if self._identity.has_topic_rights(self._vhost.name, exchange):
+            # Not kept: the exchange may be made anew as a topic exchange, whose keys are checked.
+            return route
         if len(self.routes) >= self._limits.cached_routes_max:
             self.routes.clear()
         self.routes[method] = route

@@ -91,6 +91,7 @@ def bind_exchange(
     _check_not_default(destination, source)
     channel.connection.check("write", "exchange", destination)
     channel.connection.check("read", "exchange", source)
+    channel.connection.check_topic("read", source, routing_key)
     channel.vhost.bind_exchange(destination, source, routing_key, _storable(arguments))
     _answer(channel, nowait, True, "exchange.bind-ok")
 
@@ -108,6 +109,7 @@ def unbind_exchange(
     _check_not_default(destination, source)
     channel.connection.check("write", "exchange", destination)
     channel.connection.check("read", "exchange", source)
+    channel.connection.check_topic("read", source, routing_key)
     channel.vhost.unbind_exchange(destination, source, routing_key, _storable(arguments))
     _answer(channel, nowait, True, "exchange.unbind-ok")
 
@@ -173,6 +175,7 @@ def bind_queue(
     _check_not_default(exchange)
     channel.connection.check("write", "queue", name)
     channel.connection.check("read", "exchange", exchange)
+    channel.connection.check_topic("read", exchange, routing_key)
     channel.vhost.bind_queue(
         name, exchange, routing_key, _storable(arguments), owner=channel.connection
     )
@@ -192,6 +195,7 @@ def unbind_queue(
     _check_not_default(exchange)
     channel.connection.check("write", "queue", name)
     channel.connection.check("read", "exchange", exchange)
+    channel.connection.check_topic("read", exchange, routing_key)
     channel.vhost.unbind_queue(
         name, exchange, routing_key, _storable(arguments), owner=channel.connection
     )

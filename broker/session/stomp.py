@@ -8,14 +8,16 @@ Tests: tests/conformance/stomp*.json, tests/unit/broker/session/test_stomp.py, t
 
 from __future__ import annotations
 
+import logging
 from typing import Final, final
 
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
 from broker.core.subscription import Subscription
 from broker.errors import AccessRefused, BrokerError, ProtocolViolation
-from broker.session.auth import Accounts, Identity
+from broker.session.auth import Accounts, Identity, Login
 from broker.session.base import Wake
+from broker.session.dn import DN
 from broker.session.heartbeat import Heartbeat
 from broker.session.stomp_connect import ConnectRequest, StompLimits, agree
 from broker.session.stomp_destinations import Headers, is_true
@@ -29,7 +31,11 @@ from broker.session.stomp_transaction import SettleKind, TransactionTable
 from broker.wire.stomp import FrameParser, encode_frame
 from broker.wire.stomp_headers import V12, VERSION_TEXTS, split_block, unescape
 
+log = logging.getLogger(__name__)
+
 SERVER: Final = b"gridmsg"
+LOGIN_HELD_BYTES_MAX: Final = 262_144
+"""What a peer may send ahead while its password is checked."""
 COMMANDS: Final = frozenset(
     b"SEND SUBSCRIBE UNSUBSCRIBE ACK NACK BEGIN COMMIT ABORT DISCONNECT".split()
 )
@@ -47,10 +53,12 @@ class StompSession:
         "_accounts",
         "_beats",
         "_broker",
+        "_held",
         "_identity",
         "_is_ending",
         "_is_loopback",
         "_limits",
+        "_login",
         "_login_by",
         "_output",
         "_parser",
@@ -61,6 +69,7 @@ class StompSession:
         "_version",
         "_vhost",
         "_wake",
+        "certificate",
         "is_closing",
         "is_writable",
         "peer",
@@ -90,7 +99,10 @@ class StompSession:
         self._parser.body_bytes_max = limits.login_body_bytes_max
         self._parser.is_single = True
         self._vhost = broker.vhost(broker.default_vhost)
+        self.certificate: DN | None = None
         self._identity: Identity | None = None
+        self._login: Login | None = None
+        self._held: list[bytes] = []
         self._version = V12
         self._output: list[bytes] = []
         self._promises = Promises()
@@ -113,8 +125,27 @@ class StompSession:
         """The protocol for listings, with the version agreed."""
         return f"STOMP {VERSION_TEXTS[self._version]}"
 
+    def recheck(self) -> None:
+        identity = self._identity
+        if identity is None or self._is_ending:
+            return
+        if not identity.is_valid:
+            text = f"User '{identity.name}' was deleted"
+        elif self._broker.vhosts.get(self._vhost.name) is not self._vhost:
+            text = f"Virtual host '{self._vhost.name}' was deleted"
+        elif not identity.may_enter(self._vhost.name):
+            text = f"Virtual host '{self._vhost.name}' access denied"
+        else:
+            if self._publisher is not None:
+                self._publisher.plans.clear()
+            return
+        self._fail(StompError("access_refused", text + "\n"), b"")
+
     def receive_data(self, data: bytes) -> None:
         if self._is_ending:
+            return
+        if self._login is not None:
+            self._hold(data)
             return
         self._beats.heard(self._broker.clock.now())
         parser = self._parser
@@ -136,7 +167,7 @@ class StompSession:
                     elif self._other(command, block, receipt):
                         return
                 # Before login frames come one by one, since login raises their limits.
-                frames = parser.feed(b"") if is_first else []
+                frames = parser.feed(b"") if is_first and self._login is None else []
             receipt = b""
             if parser.violation is not None:
                 raise parser.violation
@@ -172,8 +203,8 @@ class StompSession:
 
     @property
     def is_holding(self) -> bool:
-        """Never: receipts queue up, nothing holds the order."""
-        return False
+        """While a password is checked; else receipts queue up, nothing holds the order."""
+        return self._login is not None
 
     def set_blocked(self, reason: str | None) -> bool:
         """STOMP has no frame for it: who publishes is not read from."""
@@ -353,17 +384,45 @@ class StompSession:
         # A queue that went with the frame may have ended the connection.
         return self._is_ending
 
+    def _hold(self, data: bytes) -> None:
+        """Keep what a peer sends ahead while its password is checked."""
+        self._held.append(data)
+        if sum(map(len, self._held)) > LOGIN_HELD_BYTES_MAX:
+            self._fail(StompError("Bad CONNECT", "Too much was sent before the login\n"), b"")
+
     def _connect(self, block: bytes) -> None:
         if self._identity is not None:
             raise StompError("Illegal command", "You are already logged in")
         request = ConnectRequest(block)
         self._version = request.version
-        broker = self._broker
-        has_login = bool(request.login or request.passcode)
-        login, passcode = (request.login, request.passcode) if has_login else ("guest", "guest")
+        login = self._accounts.authenticate(
+            request.credentials(self.certificate), self._is_loopback
+        )
+        if login.is_settled:
+            self._enter(request, login)
+            return
+        self._login = login
+        login.on_settled = lambda: self._go_on(request, login)
+
+    def _go_on(self, request: ConnectRequest, login: Login) -> None:
+        """The password has been checked meanwhile: log in, and take what the peer has sent ahead."""
+        if self._is_ending or self._login is not login:
+            return
+        self._login = None
+        held, self._held = b"".join(self._held), []
         try:
-            identity = self._accounts.login(login, passcode, self._is_loopback)
+            self._enter(request, login)
+        except StompError as error:
+            self._fail(error, b"")
+        self.receive_data(held)
+        self._wake(self)
+
+    def _enter(self, request: ConnectRequest, login: Login) -> None:
+        broker = self._broker
+        try:
+            identity = login.identity()
         except AccessRefused as error:
+            log.warning("STOMP login from %s refused: %s", self.peer, error.text)
             raise StompError("Bad CONNECT", error.text) from None
         # Many clients send the address they dialled as `host`: what names no vhost means the default one.
         self._vhost = broker.vhosts.get(request.host) or broker.vhost(broker.default_vhost)

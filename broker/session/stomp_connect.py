@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from broker.session.dn import DN
+from broker.session.sasl import CertificateLogin, Credentials, PasswordLogin
 from broker.session.stomp_errors import VERSIONS, StompError
 from broker.session.stomp_send import read_headers
 from broker.wire.stomp import FrameLimits
@@ -66,6 +68,14 @@ class ConnectRequest:
         self.host = headers.get("host", "")
         self.client_id = headers.get("client-id", "")
         self.sends_ms, self.receives_ms = _heart_beat(headers.get("heart-beat", "0,0"))
+
+    def credentials(self, certificate: DN | None) -> Credentials:
+        """What the peer logs in with: what it says, else its certificate, else as guest."""
+        if self.login or self.passcode:
+            return PasswordLogin(self.login, self.passcode)
+        if certificate is not None:
+            return CertificateLogin(certificate)
+        return PasswordLogin("guest", "guest")
 
 
 def agree(ours_ms: int, theirs_ms: int) -> int:

@@ -107,6 +107,8 @@ def _bound_queue(
     identity.check(vhost.name, "configure", "queue", asked or GENERATED_PREFIX)
     identity.check(vhost.name, "write", "queue", asked or GENERATED_PREFIX)
     identity.check(vhost.name, "read", "exchange", name.name)
+    if vhost.exchanges[name.name].kind == "topic":
+        identity.check_topic(vhost.name, "read", name.name, name.key)
     if name.name == "":
         raise AccessRefused("operation not permitted on the default exchange")
     queue = vhost.declare_queue(

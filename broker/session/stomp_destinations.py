@@ -189,6 +189,9 @@ def publish_to(
     if name.kind in ("exchange", "topic"):
         ensure_exchange(name, vhost, identity)
         identity.check(vhost.name, "write", "exchange", name.name)
+        found = vhost.exchanges.get(name.name)
+        if found is not None and found.kind == "topic":
+            identity.check_topic(vhost.name, "write", name.name, name.key)
         return vhost.destination(name.name, name.key)
     identity.check(vhost.name, "write", "exchange", "")
     if name.kind == "queue" and name.name not in vhost.queues:
