@@ -8,9 +8,12 @@ Tests: tests/unit/broker/core/test_broker.py, model test tests/property/test_que
 from __future__ import annotations
 
 import json
+import logging
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
+from broker.core.deadlines import Deadlines
 from broker.core.delay import Delays
 from broker.core.destination import AddressTable
 from broker.core.queue import Lane, Queue
@@ -24,8 +27,16 @@ if TYPE_CHECKING:
 
     from broker.clock import Clock
     from broker.core.delivery import Delivery
+    from broker.core.message import Message
     from broker.core.subscription import Sink, Subscription
     from store.interface import Recovered, Store
+
+log = logging.getLogger(__name__)
+
+LOOKS_MAX: Final = 500
+"""Queues looked at in one tick."""
+LETTERS_MAX: Final = 100_000
+"""Dead letters of one turn: more can only come of dead-letter exchanges that feed each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,8 @@ class Broker:
         self.touched: list[Queue] = []
         self._again: list[Queue] = []
         self._next_lane = 1
-        self._watched: dict[Queue, None] = {}
+        self._deadlines = Deadlines()
+        self.letters: deque[tuple[Vhost, Message]] = deque()
         self._owned: dict[object, list[Queue]] = {}
         self._sinks: dict[Sink, dict[Subscription, None]] = {}
         self.delays = Delays(self)
@@ -136,6 +148,8 @@ class Broker:
             lane.horizon = state.horizon
             lane.redelivered_before = state.horizon
             lane.paged_count = state.count
+            lane.paged_bytes = state.bytes
+            lane.is_exact = not state.count
             lane.paged_from = state.first
         return lane
 
@@ -264,33 +278,23 @@ class Broker:
 
     # Time
 
-    def watch(self, queue: Queue) -> None:
-        """Have `tick` look at a queue: something in it expires."""
-        self._watched[queue] = None
-
-    def unwatch(self, queue: Queue) -> None:
-        """Stop looking at a queue."""
-        self._watched.pop(queue, None)
+    def watch(self, queue: Queue, at_ms: int) -> None:
+        """Have `tick` look at a queue at that time (ms since 1970), or earlier if it was told so before."""
+        self._deadlines.add(queue, at_ms)
 
     @property
     def needs_ticks(self) -> bool:
-        """Whether anything may expire."""
-        return bool(self._watched) or self.delays.is_near(self.clock.wall_ms())
+        """Whether `tick` has anything to do."""
+        return self._deadlines.is_due(self.clock.wall_ms()) or self.delays.is_near(
+            self.clock.wall_ms()
+        )
 
     def tick(self) -> None:
         """Expire messages and queues whose time has come."""
         self.now_ms = self.clock.wall_ms()
         self.delays.tick()
-        for queue in list(self._watched):
-            expires_ms = queue.settings.expires_ms
-            if (
-                expires_ms is not None
-                and not queue.subscriptions
-                and self.now_ms >= queue.unused_since_ms + expires_ms
-            ):
-                queue.vhost.drop_queue(queue)
-            elif queue.has_expiry:
-                queue.expire()
+        for queue in self._deadlines.take(self.now_ms, LOOKS_MAX):
+            queue.look()
 
     # The turn
 
@@ -299,15 +303,29 @@ class Broker:
         self._again.append(queue)
 
     def dispatch(self) -> None:
-        """Deliver from every touched queue; new touches that come of it are served as well."""
+        """Deliver from every touched queue; new touches and dead letters that come of it are served as well."""
         touched = self.touched
-        while touched:
+        while touched or self.letters:
+            if self.letters:
+                self._post_letters()
+            touched = self.touched
             self.touched = []
             for queue in touched:
                 queue.is_touched = False
                 if not queue.is_deleted:
                     queue.dispatch()
             touched = self.touched
+
+    def _post_letters(self) -> None:
+        """Publish the dead letters of this turn: here, where no queue is being looked at, and in the same unit."""
+        letters = self.letters
+        for _ in range(LETTERS_MAX):
+            if not letters:
+                return
+            vhost, letter = letters.popleft()
+            vhost.post(letter)
+        log.error("%d dead letters are dropped: each made more of them, without end", len(letters))
+        letters.clear()
 
     def take_unit(self) -> UnitOfWork:
         """Hand over the turn's unit and begin the next."""

@@ -36,34 +36,57 @@ def deaths_of(headers: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("count"), int)]
 
 
-def has_cycled(message: Message, queue: str) -> bool:
-    """Whether the message died in this queue before and was never rejected since: it would circle for ever."""
-    rows = deaths_of(message.properties.headers or {})
-    return any(row.get("queue") == queue for row in rows) and not any(
-        row.get("reason") in REASONS_THAT_MAY_CYCLE for row in rows
-    )
+def circle_of(headers: dict[str, Any]) -> set[str]:
+    """Queues that a dead letter would come back to without any consumer having rejected it: RabbitMQ's rule for cycles."""
+    names: set[str] = set()
+    rows = deaths_of(headers)
+    for row in rows:
+        if row.get("reason") in REASONS_THAT_MAY_CYCLE:
+            return names
+        names.add(str(row.get("queue")))
+    return names
+
+
+def copies_of(headers: dict[str, Any], name: str = "CC") -> list[str]:
+    """The further routing keys of a message."""
+    keys = headers.get(name)
+    return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
 
 
 def letter(
-    message: Message, destination: Destination, queue: str, reason: str, cause: str, now_ms: int
+    message: Message,
+    destination: Destination,
+    queue: str,
+    reason: str,
+    cause: str,
+    now_ms: int,
+    *,
+    keeps_copies: bool,
 ) -> Message:
-    """The message to publish in place of one that died in `queue` for `reason`."""
+    """The message to publish in place of one that died in `queue` for `reason`.
+
+    `keeps_copies` False: the routing key was replaced, so CC goes (RabbitMQ).
+    """
     properties = copy_properties(message.properties)
     headers = properties.headers
     assert headers is not None, "copy_properties makes headers"
+    keys = [message.routing_key, *copies_of(headers)]
+    if not keeps_copies:
+        headers.pop("CC", None)
+    headers.pop("BCC", None)
     rows = deaths_of(headers)
     known = next((r for r in rows if r.get("queue") == queue and r.get("reason") == reason), None)
     if known is not None:
         rows.remove(known)
-        row = {**known, "count": known["count"] + 1}
+        row = {**known, "count": values.Long(known["count"] + 1)}
     else:
         row = {
-            "count": 1,
+            "count": values.Long(1),
             "reason": reason,
             "queue": queue,
             "time": values.Timestamp(now_ms // 1000),
             "exchange": message.exchange,
-            "routing-keys": [message.routing_key],
+            "routing-keys": keys,
         }
         if properties.expiration is not None:
             row["original-expiration"] = properties.expiration
@@ -76,6 +99,37 @@ def letter(
     headers["x-last-death-exchange"] = message.exchange
     headers[CAUSE] = cause
     properties.expiration = None
+    return _with(message, destination, properties, now_ms, 0)
+
+
+def without_delay(message: Message, delay_ms: int) -> Message:
+    """A delayed message as it is published when its time comes: `x-delay` negative, its expiry counted from then."""
+    properties = copy_properties(message.properties)
+    assert properties.headers is not None, "copy_properties makes headers"
+    properties.headers["x-delay"] = -delay_ms
+    expires_at = message.expires_at and message.expires_at + delay_ms
+    return _with(message, message.destination, properties, message.published_at, expires_at)
+
+
+def without_blind_copies(message: Message) -> Message:
+    """A message as its receivers may see it: no BCC."""
+    if "BCC" not in (message.properties.headers or {}):
+        return message
+    properties = copy_properties(message.properties)
+    assert properties.headers is not None, "copy_properties makes headers"
+    del properties.headers["BCC"]
+    if not properties.headers:
+        properties.headers = None
+    return _with(message, message.destination, properties, message.published_at, message.expires_at)
+
+
+def _with(
+    message: Message,
+    destination: Destination,
+    properties: Properties,
+    published_at: int,
+    expires_at: int,
+) -> Message:
     return Message(
         destination,
         AMQP,
@@ -83,6 +137,6 @@ def letter(
         message.body,
         message.is_persistent,
         message.priority,
-        now_ms,
-        0,
+        published_at,
+        expires_at,
     )

@@ -177,6 +177,10 @@ EXCHANGE_KINDS: dict[str, type[Direct | Fanout | Topic | Headers]] = {
     "headers": Headers,
 }
 
+DELAYED_KIND = "x-delayed-message"
+"""RabbitMQ's plugin: routes as its argument `x-delayed-type` says, after the milliseconds of a message's `x-delay`."""
+DELAYED_ARGUMENT = "x-delayed-type"
+
 
 @final
 class Exchange:
@@ -186,6 +190,7 @@ class Exchange:
         "arguments",
         "bindings",
         "is_auto_delete",
+        "is_delayed",
         "is_durable",
         "is_internal",
         "keeps_unroutable",
@@ -213,7 +218,9 @@ class Exchange:
         self.is_internal = is_internal
         self.arguments = arguments
         self.keeps_unroutable = keeps_unroutable
-        self.router: ExchangeKind = EXCHANGE_KINDS[kind]()
+        self.is_delayed = kind == DELAYED_KIND
+        routing_kind = arguments[DELAYED_ARGUMENT] if self.is_delayed else kind
+        self.router: ExchangeKind = EXCHANGE_KINDS[routing_kind]()
         self.bindings: dict[tuple[str, str, str, str], Binding] = {}
         self.was_bound = False
 

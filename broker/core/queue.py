@@ -27,6 +27,10 @@ RUN_MAX: Final = 1000
 """The most messages handed to a subscription at once."""
 TURN_MAX: Final = 4000
 """The most messages that one queue hands out in one turn."""
+EXPIRE_MAX: Final = 250
+"""The most messages that one queue lets expire in one turn, so that ten million at once delay nobody."""
+LOOK_AGAIN_MS: Final = 100
+"""How soon to look again at a head that lives, behind which something may expire."""
 HORIZON_STEP: Final = 10_000
 """Positions by which a horizon record runs ahead of what is handed out."""
 
@@ -35,7 +39,8 @@ HORIZON_STEP: Final = 10_000
 class Lane:
     """One sequence of positions of a queue.
 
-    `ready` holds deliveries in memory in position order; `paged_count` more lie in the store from `paged_from` on.
+    `ready` holds deliveries in memory in position order; `paged_count` more lie in the store from `paged_from` on, with
+    `paged_bytes` of bodies (at most: after a restart the store's overhead counts, until `is_exact`).
     `unsettled` maps positions to what is in a consumer's hands.  Positions below `redelivered_before` may have been
     handed out before a restart.
     """
@@ -43,8 +48,10 @@ class Lane:
     __slots__ = (
         "bytes",
         "horizon",
+        "is_exact",
         "next",
         "number",
+        "paged_bytes",
         "paged_count",
         "paged_from",
         "ready",
@@ -61,6 +68,8 @@ class Lane:
         self.unsettled: dict[int, Delivery] = {}
         self.bytes = 0
         self.paged_count = 0
+        self.paged_bytes = 0
+        self.is_exact = True
         self.paged_from = 0
 
 
@@ -79,9 +88,11 @@ class Queue:
         "is_deleted",
         "is_durable",
         "is_exclusive",
+        "is_expiring",
         "is_touched",
         "lane",
         "lanes",
+        "look_at_ms",
         "name",
         "owner",
         "settings",
@@ -121,6 +132,8 @@ class Queue:
         self.is_touched = False
         self.is_deleted = False
         self.was_consumed = False
+        self.is_expiring = False
+        self.look_at_ms = 0
         self.has_expiry = settings.message_ttl_ms is not None
         self.is_bounded = settings.length_max is not None or settings.bytes_max is not None
         self.unused_since_ms = self.broker.now_ms
@@ -141,6 +154,11 @@ class Queue:
 
     @property
     def ready_bytes(self) -> int:
+        """Bytes of the bodies that wait, in memory or not."""
+        return sum(lane.bytes + lane.paged_bytes for lane in self.lanes)
+
+    @property
+    def memory_bytes(self) -> int:
         """Bytes of the bodies that wait in memory."""
         return sum(lane.bytes for lane in self.lanes)
 
@@ -153,16 +171,18 @@ class Queue:
 
     def publish(self, message: Message) -> bool:
         """Take a message at the next position of its lane; False: refused by the queue's bound."""
-        if self.is_bounded and not self._make_room(message):
+        if (
+            self.is_bounded
+            and self.settings.overflow != "drop-head"
+            and not self._has_room(message)
+        ):
             return False
         if self.has_expiry or message.expires_at:
             if not self.subscriptions and self._is_dead_on_arrival(message):
                 self.broker.metrics.expired_count += 1
                 self.vhost.dead_letter_message(self, message, "expired", "nobody waited for it")
                 return True
-            if not self.has_expiry:
-                self.has_expiry = True
-                self.broker.watch(self)
+            self._note_expiry(message)
         lane = self.lane
         if len(self.lanes) > 1:
             lane = self.lanes[min(message.priority, len(self.lanes) - 1)]
@@ -177,6 +197,7 @@ class Queue:
             if not lane.paged_count:
                 lane.paged_from = position
             lane.paged_count += 1
+            lane.paged_bytes += len(message.body)
             self.broker.unit.published.append((message, lane.number, position))
         else:
             if is_stored:
@@ -186,31 +207,63 @@ class Queue:
         if not self.is_touched and self.subscriptions:
             self.is_touched = True
             self.broker.touched.append(self)
+        if self.is_bounded:
+            self._trim()
         return True
 
     def _is_dead_on_arrival(self, message: Message) -> bool:
         """A time to live of 0: only who waits already can have it."""
         return 0 < message.expires_at <= self.broker.now_ms or self.settings.message_ttl_ms == 0
 
-    def _make_room(self, message: Message) -> bool:
-        """Keep a bounded queue within its bound before one more message comes."""
-        settings = self.settings
-        while True:
-            count = self.depth
-            is_over = settings.length_max is not None and count + 1 > settings.length_max
-            if not is_over and settings.bytes_max is not None:
-                is_over = self.ready_bytes + len(message.body) > settings.bytes_max
-            if not is_over:
+    def _has_room(self, message: Message) -> bool:
+        """Whether one more message fits a queue that refuses what does not."""
+        if not self._is_over(1, len(message.body)):
+            return True
+        if self.subscriptions:
+            # Who waits takes first, as if each message were handed on when it comes.
+            self.dispatch()
+            if not self._is_over(1, len(message.body)):
                 return True
-            if settings.overflow != "drop-head":
-                if settings.overflow == "reject-publish-dlx":
-                    self.vhost.dead_letter_message(self, message, "maxlen", "queue is full")
-                return False
-            if count == 0:
-                return True
-            self._drop_head()
+        if self.settings.overflow == "reject-publish-dlx":
+            self.vhost.dead_letter_message(self, message, "maxlen", "queue is full")
+        return False
 
-    def _drop_head(self) -> None:
+    def _is_over(self, more_count: int = 0, more_bytes: int = 0) -> bool:
+        """Whether the queue is over its bounds, with so much more."""
+        settings = self.settings
+        if settings.length_max is not None and self.depth + more_count > settings.length_max:
+            return True
+        if settings.bytes_max is None or self.ready_bytes + more_bytes <= settings.bytes_max:
+            return False
+        if all(lane.is_exact for lane in self.lanes):
+            return True
+        for lane in self.lanes:
+            self._count_bytes(lane)
+        return self.ready_bytes + more_bytes > settings.bytes_max
+
+    def _count_bytes(self, lane: Lane) -> None:
+        """Count the bodies in the store: once after a restart, and only when the bound may be reached."""
+        total_bytes, at, left = 0, lane.paged_from, lane.paged_count
+        while left > 0:
+            rows = self.broker.store.read(lane.number, at, left, self.window_bytes)
+            if not rows:
+                break
+            total_bytes += sum([len(stored.body) for _, stored, _ in rows])
+            at = rows[-1][0] + 1
+            left -= len(rows)
+        lane.paged_bytes = total_bytes
+        lane.is_exact = True
+
+    def _trim(self) -> None:
+        """Drop from the head what is over the bounds, after those who wait took theirs."""
+        if self.settings.overflow != "drop-head" or not self._is_over():
+            return
+        if self.subscriptions:
+            self.dispatch()
+        while self._is_over() and self._drop_head():
+            pass
+
+    def _drop_head(self) -> bool:
         for lane in self.lanes:
             if lane.ready or self._load(lane):
                 delivery = lane.ready.popleft()
@@ -218,7 +271,8 @@ class Queue:
                 self.vhost.dead_letter(
                     self, delivery, "maxlen", "dropped from the head: queue is full"
                 )
-                return
+                return True
+        return False
 
     # Out
 
@@ -228,7 +282,10 @@ class Queue:
         At most TURN_MAX messages and one window from the store a turn: sockets must get a chance to say that
         they are full.
         """
+        if self.is_expiring:
+            self.expire()
         left = TURN_MAX
+        is_loaded = False
         for lane in reversed(self.lanes):
             while lane.ready or lane.paged_count:
                 if not self.subscriptions:
@@ -237,13 +294,13 @@ class Queue:
                     self.broker.touch_again(self)
                     return
                 if not lane.ready:
+                    if is_loaded:
+                        self.broker.touch_again(self)
+                        return
+                    is_loaded = True
                     left = min(left, RUN_MAX)
                     if not self._load(lane):
                         break
-                if self.has_expiry:
-                    self.expire_lane(lane)
-                    if not lane.ready:
-                        continue
                 subscription = self._next_subscription()
                 if subscription is None:
                     return
@@ -278,13 +335,18 @@ class Queue:
             count = available
         if count > RUN_MAX:
             count = RUN_MAX
-        if count == len(ready):
+        if self.has_expiry:
+            run = self._take_living(lane, count)
+            if not run:
+                return count
+        elif count == len(ready):
             run = list(ready)
             ready.clear()
             lane.bytes = 0
         else:
             run = [ready.popleft() for _ in range(count)]
             lane.bytes -= sum([len(delivery.message.body) for delivery in run])
+        count = len(run)
         end = run[-1].position + 1
         if end > lane.horizon and self.is_durable:
             lane.horizon = end + HORIZON_STEP
@@ -318,10 +380,11 @@ class Queue:
         if not rows:
             if not self.broker.unit:
                 # Nothing on disk and nothing on its way there: the count was wrong (transient leftovers of a restart).
-                lane.paged_count = 0
+                lane.paged_count = lane.paged_bytes = 0
             else:
                 self.broker.touch_again(self)
             return False
+        read_bytes = 0
         for position, stored, count in rows:
             destination = self.vhost.destination_of(stored.exchange, stored.routing_key)
             message = Message.from_stored(stored, destination)
@@ -329,23 +392,25 @@ class Queue:
                 count = 1  # handed out before the restart, as far as can be known
             lane.ready.append(Delivery(self, lane, position, message, True, count))
             lane.bytes += len(message.body)
+            read_bytes += len(message.body) if lane.is_exact else message.size
             if message.expires_at and not self.has_expiry:
-                self.has_expiry = True
-                self.broker.watch(self)
+                self._note_expiry(message)
         lane.paged_from = rows[-1][0] + 1
         lane.paged_count = max(0, lane.paged_count - len(rows))
+        lane.paged_bytes = max(0, lane.paged_bytes - read_bytes) if lane.paged_count else 0
         return True
 
     def take(self, is_acknowledged: bool) -> Delivery | None:
         """One message for `basic.get`, in the order of delivery; None if the queue is empty."""
         for lane in reversed(self.lanes):
             while lane.ready or self._load(lane):
-                if self.has_expiry:
-                    self.expire_lane(lane)
-                    if not lane.ready:
-                        continue
                 delivery = lane.ready.popleft()
                 lane.bytes -= len(delivery.message.body)
+                if self.has_expiry and self._has_expired(delivery.message):
+                    self._bury(delivery)
+                    continue
+                if self.has_expiry:
+                    self._watch_head(lane)
                 if self.is_durable and delivery.position >= lane.horizon:
                     lane.horizon = delivery.position + 1 + HORIZON_STEP
                     self.broker.unit.horizon(lane.number, lane.horizon)
@@ -412,31 +477,98 @@ class Queue:
                     insort(lane.ready, delivery, key=_position)
             else:
                 lane.ready = deque(sorted([*returned, *lane.ready], key=_position))
+        if self.has_expiry:
+            self.broker.watch(self, self.broker.now_ms)
+        if self.is_bounded:
+            self._trim()
         self.touch()
 
-    def expire(self) -> None:
-        """Dead-letter what has expired at the head of each lane."""
-        for lane in self.lanes:
-            if lane.ready or self._load(lane):
-                self.expire_lane(lane)
+    # Time
 
-    def expire_lane(self, lane: Lane) -> None:
-        """Dead-letter the expired messages at a lane's head, a bounded number a call."""
+    def _note_expiry(self, message: Message) -> None:
+        """Something in here expires: have the queue looked at in time."""
+        self.has_expiry = True
+        self.broker.watch(self, self._due_ms(message, self.broker.now_ms))
+
+    def _has_expired(self, message: Message) -> bool:
+        # Strictly: with a time to live of 0 a message still reaches who waits in the same turn (RabbitMQ).
         now_ms = self.broker.now_ms
+        if 0 < message.expires_at < now_ms:
+            return True
         ttl_ms = self.settings.message_ttl_ms
-        ready = lane.ready
-        for _ in range(RUN_MAX):
-            if not ready and not self._load(lane):
+        return ttl_ms is not None and message.published_at + ttl_ms < now_ms
+
+    def _bury(self, delivery: Delivery) -> None:
+        """Dead-letter an expired message that was taken from its lane."""
+        self.broker.metrics.expired_count += 1
+        self.vhost.dead_letter(self, delivery, "expired", "time to live passed")
+
+    def _take_living(self, lane: Lane, count: int) -> list[Delivery]:
+        """Take so many from the head of a lane and return those that have not expired."""
+        run: list[Delivery] = []
+        for _ in range(count):
+            delivery = lane.ready.popleft()
+            lane.bytes -= len(delivery.message.body)
+            if self._has_expired(delivery.message):
+                self._bury(delivery)
+            else:
+                run.append(delivery)
+        self._watch_head(lane)
+        return run
+
+    def _watch_head(self, lane: Lane) -> None:
+        """A message became the head of its lane: only now its expiry acts."""
+        now_ms = self.broker.now_ms
+        if lane.ready:
+            self.broker.watch(self, self._due_ms(lane.ready[0].message, now_ms))
+        elif lane.paged_count:
+            self.broker.watch(self, now_ms + LOOK_AGAIN_MS)
+
+    def look(self) -> None:
+        """Do what time asks for: end an unused queue, let messages expire.  Called when `look_at_ms` has come."""
+        expires_ms = self.settings.expires_ms
+        if expires_ms is not None and not self.subscriptions:
+            ends_at_ms = self.unused_since_ms + expires_ms
+            if self.broker.now_ms >= ends_at_ms:
+                self.vhost.drop_queue(self)
                 return
-            message = ready[0].message
-            # Strictly: with a time to live of 0 a message still reaches who waits in the same turn (RabbitMQ).
-            is_expired = 0 < message.expires_at < now_ms
-            if not is_expired and (ttl_ms is None or message.published_at + ttl_ms >= now_ms):
-                return
-            delivery = ready.popleft()
-            lane.bytes -= len(message.body)
-            self.broker.metrics.expired_count += 1
-            self.vhost.dead_letter(self, delivery, "expired", "time to live passed")
+            self.broker.watch(self, ends_at_ms)
+        if self.has_expiry or self.settings.message_ttl_ms is not None or self.depth:
+            self.expire()
+
+    def expire(self) -> None:
+        """Let the heads of all lanes expire, a bounded number a turn, and say when to look again."""
+        left = EXPIRE_MAX
+        now_ms = self.broker.now_ms
+        next_ms = 0
+        self.is_expiring = False
+        for lane in self.lanes:
+            while lane.ready or self._load(lane):
+                if left <= 0:
+                    self.is_expiring = True
+                    self.broker.touch_again(self)
+                    return
+                message = lane.ready[0].message
+                if not self._has_expired(message):
+                    at_ms = self._due_ms(message, now_ms)
+                    next_ms = min(next_ms, at_ms) if next_ms else at_ms
+                    break
+                left -= 1
+                delivery = lane.ready.popleft()
+                lane.bytes -= len(message.body)
+                self._bury(delivery)
+        if next_ms and self.has_expiry:
+            self.broker.watch(self, next_ms)
+        elif not next_ms:
+            self.has_expiry = self.settings.message_ttl_ms is not None
+
+    def _due_ms(self, message: Message, now_ms: int) -> int:
+        """When a message at the head expires; soon, if it never does, for the sake of those behind it."""
+        due_ms = message.expires_at or 0
+        ttl_ms = self.settings.message_ttl_ms
+        if ttl_ms is not None and (not due_ms or message.published_at + ttl_ms < due_ms):
+            due_ms = message.published_at + ttl_ms
+        return due_ms + 1 if due_ms else now_ms + LOOK_AGAIN_MS
 
     def purge(self) -> int:
         """Remove all messages that nobody holds; return how many."""
@@ -446,7 +578,7 @@ class Queue:
                 self.broker.unit.purge(lane.number, lane.next, sorted(lane.unsettled))
             lane.ready.clear()
             lane.bytes = 0
-            lane.paged_count = 0
+            lane.paged_count = lane.paged_bytes = 0
         return count
 
     def touch(self) -> None:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.core.arguments import QueueArguments, differing_argument, inequivalence
 from broker.core.destination import AddressTable
-from broker.core.exchange import EXCHANGE_KINDS, Binding, Exchange, binding_identity, storable
+from broker.core.exchange import (
+    DELAYED_ARGUMENT,
+    DELAYED_KIND,
+    EXCHANGE_KINDS,
+    Binding,
+    Exchange,
+    binding_identity,
+    storable,
+)
 from broker.core.queue import Lane, Queue
 from broker.errors import (
     AccessRefused,
@@ -100,11 +108,16 @@ class Topology(ABC):
         arguments: dict[str, Any] | None = None,
     ) -> Exchange:
         """Make an exchange, or check that the one there is equivalent; raises PreconditionFailed, AccessRefused."""
-        if kind not in EXCHANGE_KINDS:
+        arguments = arguments or {}
+        if kind == DELAYED_KIND:
+            if arguments.get(DELAYED_ARGUMENT) not in EXCHANGE_KINDS:
+                raise PreconditionFailed(
+                    "Invalid argument, 'x-delayed-type' must be an existing exchange type"
+                )
+        elif kind not in EXCHANGE_KINDS:
             raise CommandInvalid(f"unknown exchange type '{kind}'")
         if name == "":
             raise AccessRefused("operation not permitted on the default exchange")
-        arguments = arguments or {}
         found = self.exchanges.get(name)
         if found is not None:
             wanted = (
@@ -198,6 +211,7 @@ class Topology(ABC):
                 ("auto_delete", auto_delete, found.is_auto_delete),
             )
             self._check_same("queue", name, wanted, arguments, found.arguments)
+            found.unused_since_ms = self.broker.now_ms
             return found
         if name.startswith("amq."):
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
@@ -225,8 +239,8 @@ class Topology(ABC):
     def _add_queue(self, queue: Queue) -> None:
         self.queues[queue.name] = queue
         self.version += 1
-        if queue.has_expiry or queue.settings.expires_ms is not None:
-            self.broker.watch(queue)
+        if queue.settings.expires_ms is not None:
+            self.broker.watch(queue, queue.unused_since_ms + queue.settings.expires_ms)
         if queue.is_exclusive:
             self.broker.own(queue)
 
@@ -244,6 +258,9 @@ class Topology(ABC):
             owner=None,
         )
         self._add_queue(queue)
+        if queue.depth:
+            # What lies in the store may expire: known when its head is read, once all definitions are in.
+            self.broker.watch(queue, self.broker.now_ms + 1)
         return queue
 
     def restore_exchange(self, name: str, made: dict[str, Any]) -> None:
@@ -285,11 +302,10 @@ class Topology(ABC):
             unit.drop_lane(lane.number)
             lane.ready.clear()
             lane.unsettled.clear()
-            lane.paged_count = 0
+            lane.paged_count = lane.paged_bytes = 0
         if queue.is_durable:
             unit.define(self._key("queue", queue.name), None)
         self.version += 1
-        self.broker.unwatch(queue)
         subscriptions, queue.subscriptions = queue.subscriptions, []
         for subscription in subscriptions:
             subscription.queue = None

@@ -5,9 +5,12 @@ Tests: tests/unit/broker/core/test_vhost.py.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, final
 
 from broker.core import dead_letter
+from broker.core.delay import delay_of
 from broker.core.destination import AddressTable, Destination
 from broker.core.queue import Queue
 from broker.core.topology import Topology
@@ -16,8 +19,11 @@ from broker.errors import AccessRefused, ResourceLocked
 if TYPE_CHECKING:
     from broker.core.broker import Broker
     from broker.core.delivery import Delivery
+    from broker.core.exchange import Exchange
     from broker.core.message import Message
     from broker.core.subscription import Subscription
+
+log = logging.getLogger(__name__)
 
 DESTINATIONS_MAX: Final = 10_000
 """Interned destinations kept; at the bound all are forgotten and made anew as they come."""
@@ -67,8 +73,38 @@ class Vhost(Topology):
         if destination.version != self.version:
             queues = self._resolve(destination)
         if queues is None:
-            queues = self._route(destination, message) or ()
+            if self.exchanges[destination.exchange].is_delayed:
+                return self._publish_delayed(message)
+            keys = (destination.routing_key,)
+            queues = self._route(destination.exchange, keys, message) or ()
         self.broker.metrics.published_count += 1
+        return self._put(message, queues)
+
+    def publish_copied(self, message: Message, keys: tuple[str, ...]) -> int:
+        """Route a message by several keys at once (CC, BCC), each queue once; else as `publish`."""
+        exchange = self._open_exchange(message.exchange)
+        if exchange.is_delayed:
+            return self._publish_delayed(message)
+        self.broker.metrics.published_count += 1
+        queues = self._route(message.exchange, keys, message) or ()
+        return self._put(dead_letter.without_blind_copies(message), queues)
+
+    def _publish_delayed(self, message: Message) -> int:
+        """Hold back a message of a delayed exchange; one that asks for no delay, or has had it, goes on."""
+        headers = message.properties.headers or {}
+        delay_ms = delay_of(headers.get("x-delay"))
+        if delay_ms is not None:
+            delays = self.broker.delays
+            held = dead_letter.without_delay(message, delay_ms)
+            delays.hold(self, held, self.broker.now_ms + delay_ms)
+            return 1
+        self.broker.metrics.published_count += 1
+        copies = dead_letter.copies_of(headers)
+        keys = (message.routing_key, *copies, *dead_letter.copies_of(headers, "BCC"))
+        queues = self._route(message.exchange, keys, message) or ()
+        return self._put(dead_letter.without_blind_copies(message), queues)
+
+    def _put(self, message: Message, queues: Sequence[Queue]) -> int:
         if len(queues) == 1:
             return 1 if queues[0].publish(message) else -1
         if not queues:
@@ -80,39 +116,51 @@ class Vhost(Topology):
         return -1 if refused else len(queues)
 
     def _resolve(self, destination: Destination) -> tuple[Queue, ...] | None:
-        exchange = self.exchange(destination.exchange)
+        exchange = self._open_exchange(destination.exchange)
+        destination.queues = (
+            None
+            if exchange.is_delayed
+            else self._route(exchange.name, (destination.routing_key,), None)
+        )
+        destination.version = self.version
+        return destination.queues
+
+    def _open_exchange(self, name: str) -> Exchange:
+        """The exchange, if it may be published to."""
+        exchange = self.exchange(name)
         if exchange.is_internal:
             raise AccessRefused(
                 f"cannot publish to internal exchange '{exchange.name}' in vhost '{self.name}'"
             )
-        destination.queues = self._route(destination, None)
-        destination.version = self.version
-        return destination.queues
+        return exchange
 
-    def _route(self, destination: Destination, message: Message | None) -> tuple[Queue, ...] | None:
-        """Queues reached by a destination; None if headers decide and there is no message to ask."""
-        if destination.exchange == "":
-            queue = self.queues.get(destination.routing_key)
-            return () if queue is None else (queue,)
+    def _route(
+        self, exchange_name: str, keys: tuple[str, ...], message: Message | None
+    ) -> tuple[Queue, ...] | None:
+        """Queues reached by an exchange and keys; None if headers decide and there is no message to ask."""
         found: dict[Queue, None] = {}
         seen: set[str] = set()
-        pending = [destination.exchange]
+        pending = [exchange_name]
         while pending and len(seen) < HOPS_MAX:
             name = pending.pop()
             exchange = self.exchanges.get(name)
             if exchange is None or name in seen:
                 continue
             seen.add(name)
+            if not name:
+                found.update(dict.fromkeys(self.queues[key] for key in keys if key in self.queues))
+                continue
             if exchange.router.needs_headers and message is None:
                 return None
             headers = message.properties.headers if message is not None else None
             is_matched = False
-            for target in exchange.router.match(destination.routing_key, headers):
-                is_matched = True
-                if isinstance(target, Queue):
-                    found[target] = None
-                else:
-                    pending.append(target.name)
+            for key in keys:
+                for target in exchange.router.match(key, headers):
+                    is_matched = True
+                    if isinstance(target, Queue):
+                        found[target] = None
+                    else:
+                        pending.append(target.name)
             if not is_matched and exchange.alternate is not None:
                 pending.append(exchange.alternate)
         return tuple(found)
@@ -154,14 +202,46 @@ class Vhost(Topology):
             return
         if exchange not in self.exchanges:
             return
-        if dead_letter.has_cycled(message, queue.name) and reason != "rejected":
-            return
         key = queue.settings.dead_letter_key
         destination = self.destination_of(exchange, message.routing_key if key is None else key)
         self.broker.metrics.dead_lettered_count += 1
-        self.publish(
-            dead_letter.letter(message, destination, queue.name, reason, cause, self.broker.now_ms)
+        self.broker.letters.append(
+            (
+                self,
+                dead_letter.letter(
+                    message,
+                    destination,
+                    queue.name,
+                    reason,
+                    cause,
+                    self.broker.now_ms,
+                    keeps_copies=key is None,
+                ),
+            )
         )
+
+    def post(self, letter: Message) -> None:
+        """Publish a dead letter, but not into queues that it would circle through for ever."""
+        exchange = self.exchanges.get(letter.exchange)
+        if exchange is None:
+            return
+        headers = letter.properties.headers or {}
+        keys = (letter.routing_key, *dead_letter.copies_of(headers))
+        queues = self._route(exchange.name, keys, letter) or ()
+        circle = dead_letter.circle_of(headers)
+        if len(circle) >= dead_letter.DEATHS_MAX:
+            log.warning("dead letter dropped: it died in %d queues already", len(circle))
+            return
+        if any(queue.name in circle for queue in queues):
+            log.warning(
+                "dead letter dropped: it would circle through %s in vhost %s without end",
+                ", ".join(sorted(queue.name for queue in queues if queue.name in circle)),
+                self.name,
+            )
+            queues = tuple(queue for queue in queues if queue.name not in circle)
+        self.broker.metrics.published_count += 1
+        for queue in queues:
+            queue.publish(letter)
 
     def keep_letter(self, message: Message, reason: str, cause: str) -> None:
         """Keep a message that belongs to no queue in `dead-letter`."""
@@ -172,8 +252,19 @@ class Vhost(Topology):
             self.declare_queue(DEAD_LETTER_QUEUE, durable=True)
         destination = self.destination_of("", DEAD_LETTER_QUEUE)
         self.broker.metrics.dead_lettered_count += 1
-        self.publish(
-            dead_letter.letter(message, destination, queue, reason, cause, self.broker.now_ms)
+        self.broker.letters.append(
+            (
+                self,
+                dead_letter.letter(
+                    message,
+                    destination,
+                    queue,
+                    reason,
+                    cause,
+                    self.broker.now_ms,
+                    keeps_copies=False,
+                ),
+            )
         )
 
     # Consuming
@@ -198,8 +289,16 @@ class Vhost(Topology):
             return
         subscription.queue = None
         self.broker.detach(subscription)
+        was_active = queue.subscriptions[0] is subscription
         queue.subscriptions.remove(subscription)
         queue.unused_since_ms = self.broker.now_ms
+        if queue.settings.expires_ms is not None:
+            self.broker.watch(queue, self.broker.now_ms + queue.settings.expires_ms)
+        if was_active and queue.settings.is_single_active and queue.subscriptions:
+            # The next one: the first of those with the highest priority.
+            following = max(queue.subscriptions, key=_priority_of)
+            queue.subscriptions.remove(following)
+            queue.subscriptions.insert(0, following)
         if queue.is_auto_delete and not queue.subscriptions:
             self.drop_queue(queue)
         else:
@@ -218,3 +317,7 @@ class Vhost(Topology):
         target.unused_since_ms = self.broker.now_ms
         delivery = target.take(is_acknowledged)
         return None if delivery is None else (delivery, target.depth)
+
+
+def _priority_of(subscription: Subscription) -> int:
+    return subscription.priority

@@ -225,6 +225,7 @@ def test_rejected_without_dead_letter_exchange() -> None:
     core.broker.reject(sink.taken[:1])
     assert "dead-letter" not in core.vhost.queues
     core.broker.reject(sink.taken[1:], "bad record")
+    core.turn()
     assert core.vhost.queues["dead-letter"].depth == 1
 
 
