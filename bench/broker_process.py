@@ -1,0 +1,113 @@
+"""A broker process for measurements: started, watched, killed, and always ended.
+
+Tests: tests/unit/bench/test_recovery.py (what needs no process).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final, final
+
+import click
+
+from broker.config import DEFAULT_PORTS
+
+START_SECONDS_MAX: Final = 120.0
+STOP_SECONDS_MAX: Final = 60.0
+POLL_SECONDS: Final = 0.002
+
+
+@final
+class BrokerProcess:
+    """A broker on a data folder, from `start` to `kill` or `stop`."""
+
+    def __init__(self, folder: Path, port_offset: int) -> None:
+        self.folder = folder
+        self.port = DEFAULT_PORTS["stomp"] + port_offset
+        self._words = [
+            *(sys.executable, "-m", "broker", "broker", "run"),
+            *("--data", str(folder), "--port-offset", str(port_offset)),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.started_at = 0.0
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running broker."""
+        assert self._process is not None, "the broker runs"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it and return at once; `started_at` is the moment before."""
+        with (self.folder / "broker.log").open("ab") as log:
+            self.started_at = time.perf_counter()
+            self._process = subprocess.Popen(self._words, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait(self) -> None:
+        """Return when it accepts connections; raises ClickException."""
+        assert self._process is not None, "the broker was started"
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    log = (self.folder / "broker.log").read_text(errors="replace")[-1000:]
+                    raise click.ClickException(f"the broker did not start:\n{log}") from None
+                time.sleep(POLL_SECONDS)
+            else:
+                return
+
+    def kill(self) -> None:
+        """`kill -9`, and wait until it is gone."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Stop cleanly."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks: int = os.sysconf("SC_CLK_TCK")
+        return (int(fields[11]) + int(fields[12])) / ticks
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Resident memory now, and the most there was."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        found = {line.partition(":")[0]: line.split()[1] for line in lines if line.endswith(" kB")}
+        return int(found["VmRSS"]) << 10, int(found["VmHWM"]) << 10
+
+
+def forget_cached(folder: Path) -> None:
+    """Drop the cached pages of all files below a folder, so that the next reads come from the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+
+
+def used_bytes(folder: Path) -> int:
+    """Space taken by all files below a folder."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
