@@ -22,6 +22,7 @@ from broker.core.broker import Broker
 from broker.core.destination import AddressTable
 from broker.errors import BrokerError
 from broker.net.connection import BLOCKED_REASON, Connection, SessionFactory
+from broker.net.late import LateFactory
 from broker.net.listener import ConnectionFactory
 from broker.net.turn import Turn
 from store.errors import StoreError
@@ -35,6 +36,8 @@ log = logging.getLogger("gridmsg.broker")
 
 SWITCH_SECONDS = 0.0005
 TICK_SECONDS = 0.1
+LATE_SECONDS = 2.0
+"""How long after its start a broker imports what no client needed yet."""
 STOP_SECONDS = 1.0
 """How long a clean stop lets connections write their farewells."""
 
@@ -69,6 +72,7 @@ class Server:
         self._connections: dict[Connection, None] = {}
         self._ports: list[Any] = []
         self._is_stopping = False
+        self._late: LateFactory | None = None
         self.exit_status = 0
 
     def start(self) -> None:
@@ -162,9 +166,8 @@ class Server:
 
     def _factory(self, listener: Listener) -> Any:
         if listener.protocol == "management":
-            from broker.management.api import site
-
-            return site(self._broker, self._accounts, self.describe, self._turn)
+            self._late = LateFactory("broker.management.api", self._make_management)
+            return self._late
         return ConnectionFactory(
             self._broker,
             self._turn,
@@ -174,6 +177,11 @@ class Server:
             listener.protocol,
             listener.connections_max,
         )
+
+    def _make_management(self) -> Any:
+        from broker.management.api import site
+
+        return site(self._broker, self._accounts, self.describe, self._turn)
 
     def _session_factory(self, listener: Listener) -> SessionFactory:
         broker, accounts, clock = self._broker, self._accounts, self._broker.clock
@@ -229,6 +237,8 @@ class Server:
 
     def _started(self) -> None:
         self._tick()
+        if self._late is not None:
+            self._reactor.callLater(LATE_SECONDS, self._late.prepare)
         # Long-lived from here on: the collector need not look at it again (performance.md, "How to keep it").
         gc.collect()
         gc.freeze()
