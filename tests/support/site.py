@@ -166,6 +166,16 @@ def raw_job_ids(database: Path) -> list[str]:
         connection.close()
 
 
+def wait_until_stored(site: Site, expected: set[str], timeout_s: float = 60) -> list[str]:
+    """The job ids stored, once all expected ones are there or the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        stored = raw_job_ids(site.data / "records.sqlite")
+        if expected <= set(stored) or time.monotonic() > deadline:
+            return stored
+        time.sleep(0.3)
+
+
 def is_slow_wanted() -> bool:
     """Whether the long forms of tests were asked for."""
     return os.environ.get("GRIDMSG_SLOW") == "1"

@@ -1,12 +1,18 @@
-"""Usage records of our own, as a probe would write them."""
+"""Usage records of our own, as a probe would write them, and the probe that sends them."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPException
 from urllib.parse import urlencode
 
 DAY = datetime(2026, 3, 14, tzinfo=UTC)
 VOS = ("cms", "atlas", "ligo", "icecube")
+PROBE_BUNDLE = 15
 
 
 def record_xml(
@@ -43,6 +49,44 @@ def bundle_form(records: list[str], sender: str = "gw") -> bytes:
     return urlencode(
         {"command": "multiupdate", "arg1": envelope, "from": sender, "bundlesize": "100"}
     ).encode()
+
+
+class Probe(threading.Thread):
+    """A probe that sends bundles at a steady rate and resends what was not answered OK.
+
+    `post` sends a form and gives the answer's text; `accepted` has the job ids of what was answered OK.
+    """
+
+    def __init__(self, post: Callable[[bytes], str], name: str, records_per_s: float) -> None:
+        super().__init__(daemon=True)
+        self.post = post
+        self.sender = name
+        self.period_s = PROBE_BUNDLE / records_per_s
+        self.accepted: list[str] = []
+        self.accepted_at = 0.0
+        self.answers: Counter[str] = Counter()
+        self.is_stopped = threading.Event()
+
+    def run(self) -> None:
+        number = 0
+        due = time.monotonic()
+        while not self.is_stopped.is_set():
+            numbers = range(number, number + PROBE_BUNDLE)
+            form = bundle_form([record_xml(n, sender=self.sender) for n in numbers], self.sender)
+            while not self.is_stopped.is_set():
+                try:
+                    answer = self.post(form)
+                except (OSError, HTTPException) as error:
+                    answer = type(error).__name__
+                self.answers[answer[:60]] += 1
+                if answer == "OK":
+                    self.accepted.extend(f"{self.sender}#{n}" for n in numbers)
+                    self.accepted_at = time.monotonic()
+                    break
+                time.sleep(0.2)
+            number += PROBE_BUNDLE
+            due += self.period_s
+            time.sleep(max(0.0, due - time.monotonic()))
 
 
 def _iso(moment: datetime) -> str:
