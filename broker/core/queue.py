@@ -17,6 +17,7 @@ from broker.core.arguments import QueueArguments
 from broker.core.delivery import Delivery
 from broker.core.exchange import storable
 from broker.core.message import Message
+from broker.core.selective import Choice
 from broker.core.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Queue:
         "arguments",
         "binding_count",
         "broker",
+        "choice",
         "has_expiry",
         "is_auto_delete",
         "is_bounded",
@@ -128,6 +130,7 @@ class Queue:
         self.settings = settings
         self.owner = owner
         self.subscriptions: list[Subscription] = []
+        self.choice: Choice | None = None
         self.binding_count = 0
         self.is_touched = False
         self.is_deleted = False
@@ -284,6 +287,9 @@ class Queue:
         """
         if self.is_expiring:
             self.expire()
+        if self.choice is not None and self.choice.is_active:
+            self.choice.dispatch()
+            return
         left = TURN_MAX
         is_loaded = False
         for lane in reversed(self.lanes):
@@ -347,10 +353,7 @@ class Queue:
             run = [ready.popleft() for _ in range(count)]
             lane.bytes -= sum([len(delivery.message.body) for delivery in run])
         count = len(run)
-        end = run[-1].position + 1
-        if end > lane.horizon and self.is_durable:
-            lane.horizon = end + HORIZON_STEP
-            self.broker.unit.horizon(lane.number, lane.horizon)
+        self.raise_horizon(lane, run[-1].position + 1)
         if subscription.is_acknowledged:
             unsettled = lane.unsettled
             for delivery in run:
@@ -369,6 +372,12 @@ class Queue:
         subscription.sink.deliver(subscription, run)
         return count
 
+    def raise_horizon(self, lane: Lane, end: int) -> None:
+        """Positions below `end` are being handed out: let the store know in time."""
+        if end > lane.horizon and self.is_durable:
+            lane.horizon = end + HORIZON_STEP
+            self.broker.unit.horizon(lane.number, lane.horizon)
+
     def _load(self, lane: Lane) -> bool:
         """Read the next window of the backlog from the store; False: nothing can be had now."""
         if not lane.paged_count:
@@ -384,6 +393,11 @@ class Queue:
             else:
                 self.broker.touch_again(self)
             return False
+        lane.paged_from = rows[-1][0] + 1
+        if self.choice is not None:
+            rows = self.choice.waiting(lane, rows)
+            if not rows:
+                return self._load(lane)
         read_bytes = 0
         for position, stored, count in rows:
             destination = self.vhost.destination_of(stored.exchange, stored.routing_key)
@@ -395,7 +409,6 @@ class Queue:
             read_bytes += len(message.body) if lane.is_exact else message.size
             if message.expires_at and not self.has_expiry:
                 self._note_expiry(message)
-        lane.paged_from = rows[-1][0] + 1
         lane.paged_count = max(0, lane.paged_count - len(rows))
         lane.paged_bytes = max(0, lane.paged_bytes - read_bytes) if lane.paged_count else 0
         return True
@@ -433,6 +446,8 @@ class Queue:
                 rows = self.broker.store.read(
                     lane.number, lane.paged_from, count_max - len(found), self.window_bytes
                 )
+                if self.choice is not None:
+                    rows = self.choice.waiting(lane, rows)
                 for position, stored, count in rows:
                     destination = self.vhost.destination_of(stored.exchange, stored.routing_key)
                     found.append((position, Message.from_stored(stored, destination), count))
@@ -469,6 +484,10 @@ class Queue:
         for returned in lanes.values():
             returned.sort(key=_position)
             lane = returned[0].lane
+            if self.choice is not None:
+                returned = self.choice.put_back(lane, returned)
+                if not returned:
+                    continue
             lane.bytes += sum(len(delivery.message.body) for delivery in returned)
             if not lane.ready or returned[-1].position < lane.ready[0].position:
                 lane.ready.extendleft(reversed(returned))
@@ -581,6 +600,12 @@ class Queue:
             lane.paged_count = lane.paged_bytes = 0
         return count
 
+    def choose(self) -> Choice:
+        """What chooses among the messages of this queue, from now on."""
+        if self.choice is None:
+            self.choice = Choice(self)
+        return self.choice
+
     def touch(self) -> None:
         """Have the queue dispatched at the end of this turn."""
         if not self.is_touched and not self.is_deleted:
@@ -589,11 +614,14 @@ class Queue:
 
     def definition(self) -> dict[str, Any]:
         """What the store keeps of it."""
-        return {
+        made = {
             "lanes": [lane.number for lane in self.lanes],
             "auto_delete": self.is_auto_delete,
             "arguments": storable(self.arguments),
         }
+        if self.choice is not None and self.choice.is_grouped:
+            made["grouped"] = True
+        return made
 
 
 def _position(delivery: Delivery) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, final
 if TYPE_CHECKING:
     from broker.core.delivery import Delivery
     from broker.core.queue import Queue
+    from broker.core.selector import Selector
 
 UNLIMITED = 1 << 40
 """Credit of a subscription that has no limit of its own."""
@@ -46,7 +47,8 @@ class Subscription:
     """One consumer of one queue.
 
     `is_acknowledged` False: a delivery is settled by being sent.  `priority`: higher ones are served first while they have
-    credit (RabbitMQ's `x-priority`).  `tag` and `context` are the session's own.
+    credit (RabbitMQ's `x-priority`).  `selector` says which messages it wants; None is all.  `is_preferred`: while it is
+    there, the others of its queue get nothing (ActiveMQ's exclusive consumer).  `tag` and `context` are the session's own.
     """
 
     __slots__ = (
@@ -54,8 +56,10 @@ class Subscription:
         "credit",
         "is_acknowledged",
         "is_exclusive",
+        "is_preferred",
         "priority",
         "queue",
+        "selector",
         "shared",
         "sink",
         "tag",
@@ -73,6 +77,8 @@ class Subscription:
         is_exclusive: bool = False,
         priority: int = 0,
         context: object = None,
+        selector: Selector | None = None,
+        is_preferred: bool = False,
     ) -> None:
         self.sink = sink
         self.tag = tag
@@ -82,6 +88,8 @@ class Subscription:
         self.is_exclusive = is_exclusive
         self.priority = priority
         self.context = context
+        self.selector = selector
+        self.is_preferred = is_preferred
         self.queue: Queue | None = None
         self.unsettled = 0
 

@@ -257,6 +257,8 @@ class Topology(ABC):
             settings=QueueArguments(made["arguments"], name, self.name),
             owner=None,
         )
+        if made.get("grouped"):
+            queue.choose().is_grouped = True
         self._add_queue(queue)
         if queue.depth:
             # What lies in the store may expire: known when its head is read, once all definitions are in.
@@ -295,6 +297,8 @@ class Topology(ABC):
             return 0
         count = queue.depth
         queue.is_deleted = True
+        if queue.choice is not None:
+            queue.choice.end_browsing()
         del self.queues[queue.name]
         self._drop_bindings_to(queue)
         unit = self.broker.unit

@@ -13,6 +13,7 @@ from broker.core import dead_letter
 from broker.core.delay import delay_of
 from broker.core.destination import AddressTable, Destination
 from broker.core.queue import Queue
+from broker.core.selective import Browser, BrowseSink
 from broker.core.topology import Topology
 from broker.errors import AccessRefused, ResourceLocked
 
@@ -278,6 +279,10 @@ class Vhost(Topology):
             raise AccessRefused(f"queue '{queue}' in vhost '{self.name}' in exclusive use")
         subscription.queue = target
         target.subscriptions.append(subscription)
+        if subscription.selector is not None or subscription.is_preferred:
+            target.choose()
+        if target.choice is not None:
+            target.choice.review()
         target.was_consumed = True
         self.broker.attach(subscription)
         target.touch()
@@ -291,6 +296,8 @@ class Vhost(Topology):
         self.broker.detach(subscription)
         was_active = queue.subscriptions[0] is subscription
         queue.subscriptions.remove(subscription)
+        if queue.choice is not None:
+            queue.choice.review()
         queue.unused_since_ms = self.broker.now_ms
         if queue.settings.expires_ms is not None:
             self.broker.watch(queue, self.broker.now_ms + queue.settings.expires_ms)
@@ -303,6 +310,31 @@ class Vhost(Topology):
             self.drop_queue(queue)
         else:
             queue.touch()
+
+    def browse(
+        self, queue: str, subscription: Subscription, sink: BrowseSink, owner: object = None
+    ) -> None:
+        """Show everything that waits in a queue to a subscription's sink, taking nothing; raises NotFound, ResourceLocked."""
+        target = self.queue(queue, owner)
+        subscription.queue = target
+        self.broker.attach(subscription)
+        target.choose().browse(Browser(target, subscription, sink))
+        target.touch()
+
+    def end_browsing(self, subscription: Subscription) -> None:
+        """Stop showing.  Twice is once."""
+        queue = subscription.queue
+        if queue is not None and queue.choice is not None:
+            queue.choice.end_browsing(subscription)
+
+    def group(self, queue: Queue) -> None:
+        """Keep the messages of each message group with one consumer, from now on."""
+        choice = queue.choose()
+        if not choice.is_grouped:
+            choice.is_grouped = True
+            choice.review()
+            if queue.is_durable:
+                self.broker.unit.define(self._key("queue", queue.name), queue.definition())
 
     def get(
         self, queue: str, is_acknowledged: bool, owner: object = None
