@@ -8,7 +8,7 @@ Sections that a later version will have are refused with words.  Tests: tests/un
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
@@ -21,6 +21,7 @@ from broker.errors import ConfigError
 from broker.settings import Count, Document, Duration, Secret, Section, Size
 
 if TYPE_CHECKING:
+    from broker.net.tls_files import TlsFiles
     from broker.session.amqp_connection import AmqpLimits
     from broker.session.auth import Accounts
     from broker.session.stomp_connect import StompLimits
@@ -31,11 +32,11 @@ FILE_NAME = "gridmsg.toml"
 PORT_OFFSET_MAX = 3921
 AGENT_SECTIONS = ("collector", "database", "summary", "replay")
 DEFAULT_PORTS = {"amqp": 5672, "stomp": 61613, "management": 15672}
+TLS_PORTS = {"amqp": 5671, "stomp": 61614, "management": 15671}
 COLLECTOR_PORT = 8880
 LATER_SECTIONS = {
     "failover": "failover is not in this version: a data folder has one broker; take the section out",
     "link": "links between brokers are not in this version; take the section out",
-    "tls": "TLS is not in this version: listen on loopback, or behind a TLS proxy; take the section out",
     "archive": "the archive agent is not in this version; take the section out",
 }
 EXCHANGE_KIND = Literal["direct", "fanout", "topic", "headers"]
@@ -134,6 +135,29 @@ class LimitsSection(Section, frozen=True, kw_only=True):
     login_timeout: Annotated[Duration, Meta(description="From connecting to login.", ge=0.1)] = 10.0
 
 
+class TlsSection(Section, frozen=True, kw_only=True):
+    """`[tls]`: the broker's certificate, and whose client certificates it takes.  Files are PEM, made by `gridmsg certs`."""
+
+    certificate: Annotated[
+        Path | None,
+        Meta(description="Certificate with its chain, from this file's folder on."),
+    ] = None
+    key: Annotated[Path | None, Meta(description="Its private key, without a pass phrase.")] = None
+    ca: Annotated[
+        Path | None, Meta(description="Authorities whose client certificates are taken.")
+    ] = None
+    verify: Annotated[
+        Literal["none", "optional", "required"],
+        Meta(
+            description="Client certificates: not asked for, looked at if shown, or refused without. "
+            "Nothing is asked for without `ca`."
+        ),
+    ] = "optional"
+    min_version: Annotated[
+        Literal["1.2", "1.3"], Meta(description="Oldest version of TLS that is spoken.")
+    ] = "1.2"
+
+
 class ListenerSection(Section, frozen=True, kw_only=True):
     """`[[listener]]`: where the broker listens.  Rows given replace the default ones."""
 
@@ -144,6 +168,11 @@ class ListenerSection(Section, frozen=True, kw_only=True):
         str,
         Meta(description="HOST:PORT; empty: 127.0.0.1 and the protocol's port, shifted."),
     ] = ""
+    tls: Annotated[bool, Meta(description="Speak TLS, with the certificate of `[tls]`.")] = False
+    verify: Annotated[
+        Literal["none", "optional", "required"] | None,
+        Meta(description="Client certificates, where not as in `[tls]`."),
+    ] = None
     max_connections: Annotated[Count, Meta(description="Connections at one time.")] = 10_000
     limits: LimitsSection = LimitsSection()
 
@@ -151,7 +180,9 @@ class ListenerSection(Section, frozen=True, kw_only=True):
 class UserSection(Section, frozen=True, kw_only=True):
     """`[auth.users.NAME]`: a login."""
 
-    password: Annotated[Secret, Meta(description="Argon2 hash of the password.")]
+    password: Annotated[
+        Secret, Meta(description="Argon2 hash of the password; empty: by certificate only.")
+    ] = ""
     administrator: Annotated[bool, Meta(description="May use every vhost's management.")] = False
     permissions: Annotated[
         dict[str, list[str]],
@@ -163,6 +194,12 @@ class AuthSection(Section, frozen=True, kw_only=True):
     """`[auth]`: who may log in."""
 
     guest: Annotated[bool, Meta(description="guest/guest, from loopback addresses only.")] = True
+    dn_map: Annotated[
+        dict[str, str],
+        Meta(
+            description="Certificate subject = user, in either spelling. A user whose name is a subject needs no row."
+        ),
+    ] = field(default_factory=dict)
     users: dict[str, UserSection] = field(default_factory=dict)
 
 
@@ -197,6 +234,7 @@ class Listener:
     port: int
     connections_max: int
     limits: LimitsSection
+    tls: TlsFiles | None = None
 
 
 @final
@@ -299,6 +337,8 @@ class Config:
     def accounts(self) -> Accounts:
         """The users who may log in."""
         from broker.session.auth import Accounts
+        from broker.session.dn import parse
+        from broker.session.passwords import verify
 
         passwords = {name: user.password for name, user in self.auth.users.items()}
         permissions = {
@@ -312,7 +352,8 @@ class Config:
             passwords["guest"] = "plain:guest"
             permissions["guest"] = dict.fromkeys(self.broker.vhosts, (".*", ".*", ".*"))
             administrators.add("guest")
-        return Accounts(passwords, permissions, _argon2_verify(), frozenset(administrators))
+        subjects = {parse(subject): name for subject, name in self.auth.dn_map.items()}
+        return Accounts(passwords, permissions, verify, frozenset(administrators), subjects)
 
 
 def load(
@@ -338,7 +379,8 @@ def load(
     broker = document.section("broker", BrokerSection)
     auth = document.section("auth", AuthSection)
     store = document.section("store", StoreSection)
-    listeners = _listeners(document, port_offset)
+    tls = document.section("tls", TlsSection)
+    listeners = _listeners(document, port_offset, tls, file.parent if file else Path())
     addresses = _addresses(document)
     routes = _routes(document, addresses)
     for name, why in LATER_SECTIONS.items():
@@ -377,7 +419,9 @@ def split_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _listeners(document: Document, port_offset: int) -> tuple[Listener, ...]:
+def _listeners(
+    document: Document, port_offset: int, tls: TlsSection, folder: Path
+) -> tuple[Listener, ...]:
     rows = document.rows("listener", ListenerSection)
     if not rows:
         rows = [
@@ -391,14 +435,18 @@ def _listeners(document: Document, port_offset: int) -> tuple[Listener, ...]:
             host, port = (
                 split_address(row.address)
                 if row.address
-                else ("127.0.0.1", DEFAULT_PORTS[row.protocol] + port_offset)
+                else (
+                    "127.0.0.1",
+                    (TLS_PORTS if row.tls else DEFAULT_PORTS)[row.protocol] + port_offset,
+                )
             )
         except ValueError:
             raise document.error(
                 ("listener", index, "address"),
                 f'"{row.address}" is not allowed: HOST:PORT expected, such as "127.0.0.1:5672" or "[::1]:5672"',
             ) from None
-        listeners.append(Listener(row.protocol, host, port, row.max_connections, row.limits))
+        files = _tls_files(document, index, row, tls, folder)
+        listeners.append(Listener(row.protocol, host, port, row.max_connections, row.limits, files))
     seen: dict[tuple[str, int], int] = {}
     for index, one in enumerate(listeners):
         if one.port and (one.host, one.port) in seen:
@@ -408,6 +456,36 @@ def _listeners(document: Document, port_offset: int) -> tuple[Listener, ...]:
             )
         seen[one.host, one.port] = index
     return tuple(listeners)
+
+
+def _tls_files(
+    document: Document, index: int, row: ListenerSection, tls: TlsSection, folder: Path
+) -> TlsFiles | None:
+    if not row.tls:
+        if row.verify is not None:
+            raise document.error(
+                ("listener", index, "verify"), "there is no TLS on this listener: say tls = true"
+            )
+        return None
+    if tls.certificate is None or tls.key is None:
+        raise document.error(
+            ("listener", index, "tls"),
+            "[tls] certificate and key are needed: make them with `gridmsg certs init` and `gridmsg certs host NAME`",
+        )
+    verify = row.verify or tls.verify
+    if tls.ca is None and verify == "required":
+        raise document.error(
+            ("listener", index, "verify"), "[tls] ca is needed to verify client certificates"
+        )
+    from broker.net.tls_files import TlsFiles
+
+    return TlsFiles(
+        folder / tls.certificate,
+        folder / tls.key,
+        None if tls.ca is None else folder / tls.ca,
+        "none" if tls.ca is None else verify,
+        tls.min_version,
+    )
 
 
 def _addresses(document: Document) -> tuple[Address, ...]:
@@ -450,37 +528,52 @@ def _name(table: Any, key: str, default: str) -> str:
 
 
 def _check_auth(document: Document, auth: AuthSection) -> None:
+    from broker.session.auth import compile_pattern
+    from broker.session.passwords import objection
+
     for name, user in auth.users.items():
-        if not user.password.startswith("$argon2"):
+        for vhost, three in user.permissions.items():
+            key = ("auth", "users", name, "permissions", vhost)
+            if len(three) != 3:
+                raise document.error(key, "three patterns expected: [configure, write, read]")
+            try:
+                for pattern in three:
+                    compile_pattern(pattern)
+            except ValueError as error:
+                raise document.error(key, str(error)) from None
+        why = objection(user.password) if user.password else None
+        if why is not None:
             raise document.error(
                 ("auth", "users", name, "password"),
-                "this value is not allowed: an Argon2 hash expected, made with "
-                "python -c 'import argon2; print(argon2.PasswordHasher().hash(input()))'",
+                f"this value is not allowed: {why}, made with `gridmsg user hash`",
             )
-        for vhost, three in user.permissions.items():
-            if len(three) != 3:
-                raise document.error(
-                    ("auth", "users", name, "permissions", vhost),
-                    "three patterns expected: [configure, write, read]",
-                )
+    _check_subjects(document, auth)
 
 
-def _argon2_verify() -> Callable[[str, str], bool]:
-    def verify(known_hash: str, password: str) -> bool:
-        import argon2
+def _check_subjects(document: Document, auth: AuthSection) -> None:
+    from broker.session.dn import parse
 
+    seen: dict[object, str] = {}
+    for subject in auth.dn_map:
         try:
-            return argon2.PasswordHasher().verify(known_hash, password)
-        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
-            return False
-
-    return verify
+            parsed = parse(subject)
+        except ValueError as error:
+            raise document.error(
+                ("auth", "dn-map", subject),
+                f'{error}: "/DC=ch/CN=me" or "CN=me,DC=ch" expected',
+            ) from None
+        if parsed in seen:
+            raise document.error(
+                ("auth", "dn-map", subject), f'the same subject as "{seen[parsed]}"'
+            )
+        seen[parsed] = subject
 
 
 SECTIONS: dict[str, type[Section]] = {
     "broker": BrokerSection,
     "store": StoreSection,
     "listener": ListenerSection,
+    "tls": TlsSection,
     "auth": AuthSection,
     "address": AddressSection,
     "route": RouteSection,

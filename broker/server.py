@@ -21,14 +21,17 @@ from broker.clock import SystemClock
 from broker.core.broker import Broker
 from broker.core.destination import AddressTable
 from broker.errors import BrokerError
+from broker.net.checks import Checks
 from broker.net.connection import BLOCKED_REASON, Connection, SessionFactory
 from broker.net.late import LateFactory
 from broker.net.listener import ConnectionFactory
 from broker.net.turn import Turn
+from broker.session.accounts import AccountRegister
 from store.errors import StoreError
 
 if TYPE_CHECKING:
     from broker.config import Config, Listener
+    from broker.net.tls_files import TlsFiles
     from broker.session.base import Session, Wake
     from store.interface import Store
 
@@ -71,6 +74,7 @@ class Server:
         self._reactor = reactor
         self._connections: dict[Connection, None] = {}
         self._ports: list[Any] = []
+        self._checks = Checks(reactor.callFromThread)
         self._is_stopping = False
         self._late: LateFactory | None = None
         self.exit_status = 0
@@ -126,9 +130,13 @@ class Server:
         self._broker.restore(recovered)
         for name in config.broker.vhosts:
             self._broker.add_vhost(name)
+        self._accounts = config.accounts()
+        self._accounts.check_later = self._checks
+        self._register = AccountRegister(self._broker, self._accounts, config.broker.vhosts)
+        self._register.restore(recovered.definitions)
+        self._register.on_changed = self._recheck
         self._make_routes()
         self._turn.schedule()
-        self._accounts = config.accounts()
 
     def _make_routes(self) -> None:
         vhost = self._broker.vhosts["/"]
@@ -151,6 +159,8 @@ class Server:
     def _listen(self) -> None:
         for listener in self._config.listeners:
             factory = self._factory(listener)
+            if listener.tls is not None:
+                factory = self._secured(listener.tls, listener.protocol, factory)
             try:
                 port = self._reactor.listenTCP(
                     listener.port, factory, backlog=1024, interface=listener.host
@@ -178,10 +188,26 @@ class Server:
             listener.connections_max,
         )
 
+    @staticmethod
+    def _secured(files: TlsFiles, name: str, factory: Any) -> Any:
+        from broker.net.tls import TlsContext, TlsFactory, TlsFailure
+
+        try:
+            return TlsFactory(TlsContext(files), name, factory)
+        except TlsFailure as error:
+            raise StartFailed(
+                f"TLS for {name}: {error}; make the files with `gridmsg certs`, and name them in [tls]"
+            ) from None
+
+    def _recheck(self) -> None:
+        """Accounts or vhosts changed."""
+        for connection in list(self._connections):
+            connection.recheck()
+
     def _make_management(self) -> Any:
         from broker.management.api import site
 
-        return site(self._broker, self._accounts, self.describe, self._turn)
+        return site(self._broker, self._accounts, self.describe, self._turn, self._register)
 
     def _session_factory(self, listener: Listener) -> SessionFactory:
         broker, accounts, clock = self._broker, self._accounts, self._broker.clock
@@ -247,7 +273,7 @@ class Server:
         # would wait that long for a busy reactor (measured: a quarter off the cost of T2).
         sys.setswitchinterval(SWITCH_SECONDS)
         places = ", ".join(
-            f"{one.protocol} {port.getHost().host}:{port.getHost().port}"
+            f"{one.protocol}{' with TLS' if one.tls else ''} {port.getHost().host}:{port.getHost().port}"
             for one, port in zip(self._config.listeners, self._ports, strict=True)
         )
         log.info(
@@ -284,6 +310,7 @@ class Server:
 
     def _finish(self) -> None:
         self._is_stopping = True
+        self._checks.stop()
         if self.exit_status == 0:
             self._turn.end()
         try:
@@ -308,6 +335,7 @@ class Server:
             "listeners": [
                 {
                     "protocol": one.protocol,
+                    "is_tls": one.tls is not None,
                     "host": port.getHost().host,
                     "port": port.getHost().port,
                 }

@@ -7,11 +7,8 @@ Tests: tests/unit/broker/management/test_api.py.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -25,20 +22,19 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from broker.core.broker import Broker
 from broker.errors import AccessRefused, BrokerError, NotFound, ProtocolViolation
-from broker.management import letters, metrics, operations
+from broker.management import access, letters, metrics, operations
 from broker.management.call import BadCall, Call
 from broker.management.page import PAGE
-from broker.session.auth import Accounts, Identity
+from broker.session.accounts import AccountRegister
+from broker.session.auth import Accounts, Identity, Login
 from broker.session.base import Session
+from broker.session.sasl import PasswordLogin
 
 log = logging.getLogger(__name__)
 
 BODY_BYTES_MAX: Final = 12 << 20
 ANSWER_BYTES_MAX: Final = 64 << 20
 IDLE_SECONDS: Final = 60
-LOGINS_MAX: Final = 100
-LOGIN_SECONDS: Final = 60.0
-"""How long a right password is remembered (as a keyed hash): Argon2 on each call would hold the broker up."""
 
 Route = tuple[str, tuple[str, ...], Callable[[Call], Any]]
 
@@ -46,6 +42,24 @@ ROUTES: Final[tuple[Route, ...]] = (
     ("GET", ("overview",), operations.overview),
     ("GET", ("whoami",), operations.whoami),
     ("GET", ("vhosts",), operations.vhosts),
+    ("GET", ("vhosts", "*"), access.vhost),
+    ("PUT", ("vhosts", "*"), access.put_vhost),
+    ("DELETE", ("vhosts", "*"), access.delete_vhost),
+    ("GET", ("vhosts", "*", "permissions"), access.permissions_of_vhost),
+    ("GET", ("users",), access.users),
+    ("GET", ("users", "*"), access.user),
+    ("PUT", ("users", "*"), access.put_user),
+    ("DELETE", ("users", "*"), access.delete_user),
+    ("GET", ("users", "*", "permissions"), access.permissions_of_user),
+    ("GET", ("users", "*", "topic-permissions"), access.topic_permissions_of_user),
+    ("GET", ("permissions",), access.permissions),
+    ("GET", ("permissions", "*", "*"), access.permission),
+    ("PUT", ("permissions", "*", "*"), access.put_permission),
+    ("DELETE", ("permissions", "*", "*"), access.delete_permission),
+    ("GET", ("topic-permissions",), access.topic_permissions),
+    ("GET", ("topic-permissions", "*", "*"), access.topic_permission),
+    ("PUT", ("topic-permissions", "*", "*"), access.put_topic_permission),
+    ("DELETE", ("topic-permissions", "*", "*"), access.delete_topic_permission),
     ("GET", ("connections",), operations.connections),
     ("GET", ("definitions",), operations.definitions),
     ("GET", ("queues",), operations.queues),
@@ -87,13 +101,15 @@ def site(
     accounts: Accounts,
     describe: Callable[[], dict[str, Any]],
     turn: Turn | None = None,
+    register: AccountRegister | None = None,
 ) -> Site:
     """The HTTP server of a broker.
 
     `describe` tells role, epoch, listeners, connections and store.  With a `turn`, changes are
     answered when they are durable; without one (in tests) at once.
     """
-    made = Site(Api(broker, accounts, describe, turn), timeout=IDLE_SECONDS)
+    register = register or AccountRegister(broker, accounts)
+    made = Site(Api(broker, register, describe, turn), timeout=IDLE_SECONDS)
     made.requestFactory = BoundedRequest
     made.displayTracebacks = False
     made.noisy = False
@@ -176,17 +192,15 @@ class Api(Resource):
     def __init__(
         self,
         broker: Broker,
-        accounts: Accounts,
+        register: AccountRegister,
         describe: Callable[[], dict[str, Any]],
         turn: Turn | None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._broker = broker
-        self._accounts = accounts
+        self._register = register
         self._describe = describe
         self._turn = turn
-        self._logins: dict[bytes, tuple[Identity, float]] = {}
-        self._login_key = secrets.token_bytes(32)
         try:
             self._version = installed_version("gridmsg")
         except PackageNotFoundError:
@@ -212,15 +226,11 @@ class Api(Resource):
             request.setHeader(b"Content-Security-Policy", b"default-src 'self' 'unsafe-inline'")
             return _write(request, 200, b"text/html; charset=utf-8", PAGE)
         if is_read and path == "/metrics":
-            if not _is_loopback(request):
-                try:
-                    self._identify(request)
-                except AccessRefused as error:
-                    return _ask_for_login(request, error)
-            text = metrics.render(self._broker, self._describe())
-            return _write(request, 200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
+            if _is_loopback(request):
+                return self._metrics(request)
+            return self._with_login(request, lambda _: self._metrics(request))
         if path.startswith("/api/"):
-            return self._api(request, path)
+            return self._with_login(request, lambda identity: self._api(request, path, identity))
         return _answer(
             request, 404, _error("not_found", "the API is at /api/, see docs/operating.md")
         )
@@ -238,11 +248,11 @@ class Api(Resource):
             )
         return _answer(request, 404, _error("not_found", "/health/live or /health/ready"))
 
-    def _api(self, request: Request, path: str) -> Any:
-        try:
-            identity = self._identify(request)
-        except AccessRefused as error:
-            return _ask_for_login(request, error)
+    def _metrics(self, request: Request) -> Any:
+        text = metrics.render(self._broker, self._describe())
+        return _write(request, 200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
+
+    def _api(self, request: Request, path: str, identity: Identity) -> Any:
         parts = tuple(unquote(part) for part in path.removeprefix("/api/").rstrip("/").split("/"))
         if request.method in (b"GET", b"HEAD") and parts[0] in ("healthchecks", "health"):
             role = self._describe().get("role")
@@ -278,6 +288,7 @@ class Api(Resource):
                     _body(request),
                     self._describe,
                     self._version,
+                    self._register,
                 )
             )
         except BrokerError as error:
@@ -290,43 +301,57 @@ class Api(Resource):
         """Answer when everything done so far is durable."""
         if self._turn is None or not (self._broker.has_changes or self._broker.touched):
             return _answer(request, status, result)
-        gone: list[bool] = []
-        request.notifyFinish().addErrback(lambda _: gone.append(True))
-
-        def answer() -> None:
-            if gone:
-                return
-            text = _answer(request, status, result)
-            if request.method != b"HEAD":
-                request.write(text)
-            request.finish()
-
-        self._turn.wake(Promise(answer))
+        self._turn.wake(Promise(_later(request, lambda: _answer(request, status, result))))
         return NOT_DONE_YET
 
-    # -- logins ------------------------------------------------------------------------------------
-
-    def _identify(self, request: Request) -> Identity:
+    def _with_login(self, request: Request, then: Callable[[Identity], Any]) -> Any:
+        """Answer by `then` once the caller has logged in; a password may take its time in another thread."""
         name, password = request.getUser(), request.getPassword()
         if not name:
-            raise AccessRefused("a login is needed (HTTP basic authentication)")
-        is_loopback = _is_loopback(request)
-        seen = hmac.digest(
-            self._login_key,
-            b"%d\0%s\0%s" % (is_loopback, hashlib.sha256(name).digest(), password),
-            "sha256",
+            return _ask_for_login(request, "a login is needed (HTTP basic authentication)")
+        login = self._register.accounts.authenticate(
+            PasswordLogin(name.decode("utf-8", "replace"), password.decode("utf-8", "replace")),
+            _is_loopback(request),
         )
-        now = self._broker.clock.now()
-        known = self._logins.get(seen)
-        if known is not None and known[1] > now:
-            return known[0]
-        identity = self._accounts.login(
-            name.decode("utf-8", "replace"), password.decode("utf-8", "replace"), is_loopback
-        )
-        if len(self._logins) >= LOGINS_MAX:
-            self._logins.clear()
-        self._logins[seen] = (identity, now + LOGIN_SECONDS)
-        return identity
+
+        def answer() -> Any:
+            return self._entered(request, login, then)
+
+        if login.is_settled:
+            return answer()
+        login.on_settled = _later(request, answer)
+        return NOT_DONE_YET
+
+    @staticmethod
+    def _entered(request: Request, login: Login, then: Callable[[Identity], Any]) -> Any:
+        try:
+            identity = login.identity()
+        except AccessRefused as error:
+            log.warning("management login from %s refused: %s", _host(request), error.text)
+            return _ask_for_login(request, error.text)
+        return then(identity)
+
+
+def _later(request: Request, make: Callable[[], Any]) -> Callable[[], None]:
+    """A call that answers a request for which NOT_DONE_YET was returned, unless the peer has gone."""
+    gone: list[bool] = []
+    request.notifyFinish().addErrback(lambda _: gone.append(True))
+
+    def answer() -> None:
+        if gone:
+            return
+        try:
+            text = make()
+        except Exception:
+            log.exception("management: %s %s failed", request.method, request.path)
+            text = _answer(request, 500, _error("internal_error", "see the broker's log"))
+        if text is NOT_DONE_YET:
+            return
+        if request.method != b"HEAD":
+            request.write(text)
+        request.finish()
+
+    return answer
 
 
 def _find(
@@ -376,8 +401,12 @@ def _body(request: Request) -> Mapping[str, Any]:
     return body
 
 
+def _host(request: Request) -> str:
+    return str(getattr(request.getClientAddress(), "host", ""))
+
+
 def _is_loopback(request: Request) -> bool:
-    host = getattr(request.getClientAddress(), "host", "")
+    host = _host(request)
     return host == "::1" or host.startswith("127.") or host == ""
 
 
@@ -401,9 +430,9 @@ def _answer(request: Request, status: int, value: Any) -> bytes:
     return _write(request, status, b"application/json", body)
 
 
-def _ask_for_login(request: Request, error: AccessRefused) -> bytes:
+def _ask_for_login(request: Request, reason: str) -> bytes:
     request.setHeader(b"WWW-Authenticate", b'Basic realm="gridmsg"')
-    return _answer(request, 401, _error("not_authorized", error.text))
+    return _answer(request, 401, _error("not_authorized", reason))
 
 
 def _write(request: Request, status: int, content_type: bytes, body: bytes) -> bytes:

@@ -12,7 +12,8 @@ from typing import Any, Literal, final
 from broker.core.broker import Broker
 from broker.core.vhost import Vhost
 from broker.errors import AccessRefused, BrokerError
-from broker.session.auth import Identity, Operation
+from broker.session.accounts import AccountRegister
+from broker.session.auth import Identity, Operation, TopicOperation
 
 
 class BadCall(BrokerError):
@@ -31,6 +32,7 @@ class Call:
     body: Mapping[str, Any]
     describe: Callable[[], dict[str, Any]]
     version: str
+    register: AccountRegister
 
     def vhost(self, index: int = 0) -> Vhost:
         """The vhost named by a part of the path; raises NotFound, AccessRefused."""
@@ -52,6 +54,12 @@ class Call:
     ) -> None:
         """Raise AccessRefused unless the user has the right."""
         self.identity.check(vhost.name, operation, kind, name)
+
+    def check_topic(self, vhost: Vhost, operation: TopicOperation, exchange: str, key: str) -> None:
+        """Raise AccessRefused unless the routing key is allowed, if it is a topic exchange."""
+        found = vhost.exchanges.get(exchange)
+        if found is not None and found.kind == "topic":
+            self.identity.check_topic(vhost.name, operation, exchange, key)
 
     def administrator(self) -> None:
         """Raise AccessRefused unless the user is an administrator."""

@@ -33,7 +33,7 @@ def overview(call: Call) -> Any:
 
 def whoami(call: Call) -> Any:
     """GET /api/whoami."""
-    tags = ["administrator"] if call.identity.is_administrator else ["management"]
+    tags = list(call.identity.tags) or ["management"]
     return {"name": call.identity.name, "tags": tags}
 
 
@@ -223,6 +223,7 @@ def publish(call: Call) -> Any:
     """POST /api/exchanges/VHOST/NAME/publish: `payload`, `payload_encoding`, `routing_key`, `properties`."""
     vhost, name = call.vhost(), _exchange_name(call.path[1])
     call.check(vhost, "write", "exchange", name)
+    call.check_topic(vhost, "write", name, call.text("routing_key", ""))
     payload = call.text("payload")
     if call.text("payload_encoding", "string") == "base64":
         try:
@@ -272,6 +273,7 @@ def bind(call: Call) -> Any:
     """POST /api/bindings/VHOST/e/SOURCE/q|e/DESTINATION: `routing_key`, `arguments`."""
     vhost, source, kind, target = _binding_ends(call)
     key, arguments = call.text("routing_key", ""), call.arguments()
+    call.check_topic(vhost, "read", source, key)
     if kind == "q":
         vhost.bind_queue(target, source, key, arguments)
     else:

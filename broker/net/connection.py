@@ -12,10 +12,13 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from broker.session.auth import LoggedIn
+from broker.session.dn import from_attributes
 
 if TYPE_CHECKING:
     from broker.core.broker import Broker
@@ -33,7 +36,7 @@ LINGER_SECONDS = 5.0
 """How long a closing connection may take to write what it still has to say."""
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHandshakeListener)
 @final
 class Connection(Protocol):
     """One accepted connection."""
@@ -81,6 +84,15 @@ class Connection(Protocol):
         self._broker.metrics.connections_opened_count += 1
         transport.registerProducer(self, True)
         self._arm()
+
+    def handshakeCompleted(self) -> None:
+        """Tell the session who the TLS handshake has verified; before any data."""
+        from broker.net.tls import client_subject
+
+        subject = client_subject(self.transport)
+        session: object = self.session
+        if subject is not None and isinstance(session, LoggedIn):
+            session.certificate = from_attributes(subject)
 
     def dataReceived(self, data: bytes) -> None:
         session = self.session
@@ -146,8 +158,10 @@ class Connection(Protocol):
                 self._unsent_bytes += sum(len(piece) for piece in output)
                 if self._unsent_bytes > UNSENT_BYTES_MAX:
                     self._hold("unsent")
-        if not session.is_holding:
+        if "session" in self._holds and not session.is_holding:
             self._let_go("session")
+            # What it waited for, such as a login, may have set other times.
+            self._arm()
         if session.is_closing and not self._is_closing:
             self._let_go_of_all()
             self._is_closing = True
@@ -197,6 +211,15 @@ class Connection(Protocol):
         elif reason is None:
             self._let_go("blocked")
             self._turn.wake(session)
+
+    def recheck(self) -> None:
+        """Accounts or vhosts changed: the peer may not be here any more."""
+        session = self.session
+        logged_in: object = session
+        if session is not None and isinstance(logged_in, LoggedIn) and not self._is_closing:
+            logged_in.recheck()
+            self._turn.wake(session)
+            self._arm()
 
     def shutdown(self, text: str) -> None:
         """Tell the peer that the broker stops."""

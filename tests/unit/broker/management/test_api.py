@@ -49,7 +49,7 @@ def test_metrics_need_a_login_from_elsewhere(management):
     assert elsewhere.status == 401 and b"gridmsg_up" not in elsewhere.body
 
 
-def test_a_password_is_checked_once_a_minute():
+def test_a_password_is_checked_once():
     asked = []
     accounts = Accounts(
         {"ann": "$argon2id$x"},
@@ -60,9 +60,6 @@ def test_a_password_is_checked_once_a_minute():
     for _ in range(3):
         assert management.ask("GET", "/api/whoami", login="ann:pw").status == 200
     assert asked == ["pw"]
-    management.core.clock.seconds += api.LOGIN_SECONDS + 1
-    management.ask("GET", "/api/whoami", login="ann:pw")
-    assert asked == ["pw", "pw"]
     assert management.ask("GET", "/api/whoami", login="ann:no").status == 401
 
 

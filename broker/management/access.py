@@ -1,0 +1,205 @@
+"""Users, their rights, and vhosts, in the shapes of RabbitMQ's management API.
+
+Only administrators ask here; what may be changed how is told by `session.accounts`.  A password hash is never shown.
+Tests: tests/unit/broker/management/test_access.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.errors import NotFound
+from broker.management.call import BadCall, Call
+from broker.session.auth import User
+from broker.session.passwords import BUILT_IN, hash_password
+
+# Users
+
+
+def users(call: Call) -> Any:
+    """GET /api/users."""
+    call.administrator()
+    return [_user(one) for one in call.register.accounts.users.values()]
+
+
+def user(call: Call) -> Any:
+    """GET /api/users/NAME."""
+    call.administrator()
+    return _user(call.register.user(call.path[0]))
+
+
+def put_user(call: Call) -> Any:
+    """PUT /api/users/NAME: `password` or `password_hash` (Argon2; empty: none), `tags`; what is not named stays.
+
+    A plain `password` is hashed here, which holds the broker up for tens of milliseconds: `gridmsg user` sends hashes.
+    """
+    call.administrator()
+    password_hash = call.text("password_hash") if "password_hash" in call.body else None
+    if password_hash is None and "password" in call.body:
+        try:
+            password_hash = hash_password(call.text("password"))
+        except ValueError as error:
+            raise BadCall(f"'password': {error}") from None
+    call.register.put_user(call.path[0], password_hash, _tags(call))
+    return None
+
+
+def delete_user(call: Call) -> Any:
+    """DELETE /api/users/NAME."""
+    call.administrator()
+    call.register.delete_user(call.path[0])
+    return None
+
+
+def _user(one: User) -> dict[str, Any]:
+    kind = "argon2" if one.password_hash else "none"
+    return {
+        "name": one.name,
+        "tags": list(one.tags),
+        "password": "built-in" if one.password_hash.startswith(BUILT_IN) else kind,
+        "origin": one.origin,
+    }
+
+
+def _tags(call: Call) -> list[str] | None:
+    value = call.body.get("tags")
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise BadCall("'tags': a list of texts, or a text with commas, expected")
+    return value
+
+
+# Rights
+
+
+def permissions(call: Call) -> Any:
+    """GET /api/permissions."""
+    call.administrator()
+    return [row for one in call.register.accounts.users.values() for row in _rights(one)]
+
+
+def permissions_of_user(call: Call) -> Any:
+    """GET /api/users/NAME/permissions."""
+    call.administrator()
+    return _rights(call.register.user(call.path[0]))
+
+
+def permissions_of_vhost(call: Call) -> Any:
+    """GET /api/vhosts/NAME/permissions."""
+    call.administrator()
+    name = call.broker.vhost(call.path[0]).name
+    return [row for row in permissions(call) if row["vhost"] == name]
+
+
+def permission(call: Call) -> Any:
+    """GET /api/permissions/VHOST/USER."""
+    call.administrator()
+    vhost, name = call.path
+    for row in _rights(call.register.user(name)):
+        if row["vhost"] == vhost:
+            return row
+    raise NotFound(f"user '{name}' has no rights in vhost '{vhost}'")
+
+
+def put_permission(call: Call) -> Any:
+    """PUT /api/permissions/VHOST/USER: `configure`, `write`, `read`."""
+    call.administrator()
+    vhost, name = call.path
+    call.register.set_rights(
+        name, vhost, call.text("configure"), call.text("write"), call.text("read")
+    )
+    return None
+
+
+def delete_permission(call: Call) -> Any:
+    """DELETE /api/permissions/VHOST/USER."""
+    call.administrator()
+    vhost, name = call.path
+    call.register.clear_rights(name, vhost)
+    return None
+
+
+def _rights(one: User) -> list[dict[str, Any]]:
+    return [
+        {
+            "user": one.name,
+            "vhost": vhost,
+            "configure": rights.patterns[0],
+            "write": rights.patterns[1],
+            "read": rights.patterns[2],
+        }
+        for vhost, rights in one.rights.items()
+    ]
+
+
+# Rights on routing keys of topic exchanges
+
+
+def topic_permissions(call: Call) -> Any:
+    """GET /api/topic-permissions."""
+    call.administrator()
+    return [row for one in call.register.accounts.users.values() for row in _topic_rights(one)]
+
+
+def topic_permissions_of_user(call: Call) -> Any:
+    """GET /api/users/NAME/topic-permissions."""
+    call.administrator()
+    return _topic_rights(call.register.user(call.path[0]))
+
+
+def topic_permission(call: Call) -> Any:
+    """GET /api/topic-permissions/VHOST/USER."""
+    call.administrator()
+    vhost, name = call.path
+    return [row for row in _topic_rights(call.register.user(name)) if row["vhost"] == vhost]
+
+
+def put_topic_permission(call: Call) -> Any:
+    """PUT /api/topic-permissions/VHOST/USER: `exchange`, `write`, `read`."""
+    call.administrator()
+    vhost, name = call.path
+    call.register.set_topic_rights(
+        name, vhost, call.text("exchange"), call.text("write"), call.text("read")
+    )
+    return None
+
+
+def delete_topic_permission(call: Call) -> Any:
+    """DELETE /api/topic-permissions/VHOST/USER?exchange=NAME; without the exchange all of them."""
+    call.administrator()
+    vhost, name = call.path
+    call.register.clear_topic_rights(name, vhost, call.query.get("exchange"))
+    return None
+
+
+def _topic_rights(one: User) -> list[dict[str, Any]]:
+    return [
+        {"user": one.name, "vhost": vhost, "exchange": exchange, "write": write, "read": read}
+        for vhost, rights in one.rights.items()
+        for exchange, (write, read) in rights.topics.items()
+    ]
+
+
+# Vhosts
+
+
+def vhost(call: Call) -> Any:
+    """GET /api/vhosts/NAME."""
+    return {"name": call.vhost().name}
+
+
+def put_vhost(call: Call) -> Any:
+    """PUT /api/vhosts/NAME; who makes it gets all rights in it."""
+    call.administrator()
+    call.register.add_vhost(call.path[0], call.identity.name)
+    return None
+
+
+def delete_vhost(call: Call) -> Any:
+    """DELETE /api/vhosts/NAME, with all that is in it."""
+    call.administrator()
+    call.register.delete_vhost(call.path[0])
+    return None
