@@ -1,4 +1,4 @@
-# ruff: noqa: PTH103, PTH104, PTH108, PTH110, PTH123, PTH208
+# ruff: noqa: PTH103, PTH104, PTH108, PTH116, PTH123, PTH208
 """The narrow door to the disk: the only module that opens, syncs, renames or unlinks (so: os, no pathlib).
 
 Invariants: a method returns only when the operating system said yes; every failure is an OSError; nothing is
@@ -82,7 +82,7 @@ class FileSystem(Protocol):
         ...
 
     def exists(self, path: str) -> bool:
-        """Whether the name is taken."""
+        """Whether the name is taken; OSError when that cannot be told."""
         ...
 
     def rename(self, source: str, target: str) -> None:
@@ -201,8 +201,12 @@ class RealFiles:
         return sorted(os.listdir(path))
 
     def exists(self, path: str) -> bool:
-        """Ask stat."""
-        return os.path.exists(path)
+        """Ask stat; only "no such file" means no."""
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def rename(self, source: str, target: str) -> None:
         """Rename in one step."""

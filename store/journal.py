@@ -62,6 +62,7 @@ class Journal:
         host: Host | None = None,
         salt: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        lease: Lease | None = None,
     ) -> None:
         self.durable = 0
         self.is_blocked = False
@@ -83,6 +84,7 @@ class Journal:
         self._pressure = Pressure(self._settings)
         self._is_checkpointing = False
         self._is_preparing = False
+        self._claimed = lease
 
     def open(
         self,
@@ -103,9 +105,12 @@ class Journal:
         layout.make_folders()
         store_id = layout.store_id()
         ids = layout.segment_ids()
-        epochs = [id >> NUMBER_BITS for id in ids] + [epoch for epoch, _ in layout.checkpoint_ids()]
-        self._lease: Lease = claim_lease(
-            layout.files, layout.lease, self._host, max(epochs, default=0) + 1
+        self._lease: Lease = self._claimed or claim_lease(
+            layout.files,
+            layout.lease,
+            self._host,
+            layout.highest_epoch() + 1,
+            layout.give_up_reserve,
         )
         try:
             number = max((id & (1 << NUMBER_BITS) - 1 for id in ids), default=0) + 1

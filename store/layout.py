@@ -12,7 +12,7 @@ from typing import Final, final
 from store.checkpoint import checkpoint_of_name, publish_file, write_file
 from store.errors import Corrupt, StoreError, VersionMismatch
 from store.files import FileSystem
-from store.segment import segment_of_name
+from store.segment import NUMBER_BITS, segment_of_name
 
 FORMAT_NAME: Final = "FORMAT"
 FORMAT_VERSION: Final = 1
@@ -100,6 +100,19 @@ class Layout:
             for name in self.files.listdir(self.segments)
             if name.endswith(".idx") and segment_of_name(name) == segment
         ]
+
+    def highest_epoch(self) -> int:
+        """The highest epoch that a segment or checkpoint carries in its name; 0 when there is none."""
+        epochs = [id >> NUMBER_BITS for id in self.segment_ids()]
+        epochs += [epoch for epoch, _ in self.checkpoint_ids()]
+        return max(epochs, default=0)
+
+    def give_up_reserve(self) -> bool:
+        """Free the space that was kept for a full disk; False if it was freed before."""
+        if not self.files.exists(self.reserve):
+            return False
+        self.files.unlink(self.reserve)
+        return True
 
     def checkpoint_ids(self) -> list[tuple[int, int]]:
         """(epoch, number) of all checkpoints, ascending."""

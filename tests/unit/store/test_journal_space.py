@@ -76,7 +76,7 @@ def test_watermarks_block_and_release():
 def test_a_start_without_space_spends_the_reserve_then_says_so():
     """Trap 13: out of space during recovery."""
     disk = SimulatedDisk(3, capacity_bytes=400 * KIB)
-    settings = dataclasses.replace(SMALL, reserve_bytes=20 * KIB)
+    settings = dataclasses.replace(SMALL, reserve_bytes=24 * KIB)
     stepped = Stepped(disk, settings=settings)
     stepped.journal.commit(unit([(message(), 1, 0)]))
     stepped.settle()

@@ -1,0 +1,104 @@
+"""When another's lease may be taken: judged by how long its counter stood still on our own clock.
+
+Pure.  Clocks of two hosts are never compared.  The time that counts is from *after* the first read of a counter to
+*before* the last one.  Tests: tests/unit/store/lease/test_watch.py, tests/sim/test_lease.py.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import final
+
+from store.lease.block import Block, LeaseFile
+
+
+@final
+class Sight:
+    """What one look at the newest lease saw, and when it began and ended on our clock."""
+
+    __slots__ = ("epoch", "file", "is_proved_dead", "returned_at", "started_at")
+
+    def __init__(
+        self,
+        epoch: int,
+        file: LeaseFile | None,
+        is_proved_dead: bool,
+        started_at: float,
+        returned_at: float,
+    ) -> None:
+        self.epoch = epoch
+        self.file = file
+        self.is_proved_dead = is_proved_dead
+        self.started_at = started_at
+        self.returned_at = returned_at
+
+    @property
+    def block(self) -> Block | None:
+        """The best that is known of the owner."""
+        return self.file.latest if self.file is not None else None
+
+
+class Verdict(enum.Enum):
+    """Whether the lease may be claimed, and why."""
+
+    FREE = "never owned"
+    RELEASED = "released by its owner"
+    DEAD = "its owner is proved dead"
+    EXPIRED = "not renewed in time"
+    HELD = "held"
+
+    @property
+    def is_claimable(self) -> bool:
+        """Everything but HELD."""
+        return self is not Verdict.HELD
+
+
+@final
+class Watch:
+    """Follows the newest lease."""
+
+    __slots__ = ("_counter", "_drift", "_duration_seconds", "_epoch", "_own_seconds", "_since")
+
+    def __init__(self, own_duration_seconds: float, drift: float) -> None:
+        self._own_seconds = own_duration_seconds
+        self._drift = drift
+        self._epoch = -1
+        self._counter: tuple[str, int] | None = None
+        self._duration_seconds = own_duration_seconds
+        self._since = 0.0
+
+    @property
+    def since(self) -> float:
+        """When the counter was first seen at its present value."""
+        return self._since
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long a counter must stand still."""
+        return self._duration_seconds * (1 + self._drift)
+
+    def judge(self, sight: Sight) -> Verdict:
+        """Take in a look and say whether its lease may be claimed."""
+        if sight.epoch == 0:
+            return Verdict.FREE
+        if sight.epoch != self._epoch:
+            self._epoch = sight.epoch
+            self._counter = None
+            self._duration_seconds = self._own_seconds
+            self._since = sight.returned_at
+        block = sight.block
+        if block is not None:
+            if block.is_released:
+                return Verdict.RELEASED
+            if sight.is_proved_dead:
+                return Verdict.DEAD
+            if block.duration_seconds:
+                self._duration_seconds = block.duration_seconds
+        renewed = sight.file.renewed if sight.file is not None else None
+        # A torn block is no news.
+        if renewed is not None and (renewed.claim, renewed.counter) != self._counter:
+            self._counter = (renewed.claim, renewed.counter)
+            self._since = sight.returned_at
+        if sight.started_at - self._since >= self.patience_seconds:
+            return Verdict.EXPIRED
+        return Verdict.HELD
