@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -31,6 +32,16 @@ class Failure(Exception):
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """How a command speaks TLS: whom it trusts (None: the system's authorities), and its own certificate."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@final
 class Place:
     """Which site a command is about: `--data`, `--config`, `--port-offset`, and how to log in there."""
 
@@ -42,6 +53,7 @@ class Place:
         url: str | None = None,
         login: str = "guest",
         password: str = "guest",  # noqa: S107 - the built-in login, from loopback only
+        tls: ClientTls | None = None,
     ) -> None:
         self.data = data
         self.config_file = config
@@ -49,6 +61,7 @@ class Place:
         self.login = login
         self.password = password
         self._url = url
+        self._tls = tls or ClientTls()
         self._config: Config | None = None
 
     @property
@@ -74,13 +87,20 @@ class Place:
         host = f"[{listener.host}]" if ":" in listener.host else listener.host
         if host in ("0.0.0.0", "[::]"):  # noqa: S104 - not bound, only recognised
             host = "127.0.0.1"
-        return f"http://{host}:{listener.port}"
+        return f"{'https' if listener.tls else 'http'}://{host}:{listener.port}"
 
     def client(self) -> Client:
         """A client of the management API."""
         from broker.cli.client import Client
 
-        return Client(self.url, self.login, self.password)
+        url = self.url
+        tls = self._tls
+        if tls.ca is None and url.startswith("https:") and self._url is None:
+            # Our own broker: its authority is the one that its configuration names.
+            listener = self.config.listener("management")
+            ca = None if listener is None or listener.tls is None else listener.tls.ca
+            tls = ClientTls(ca, tls.certificate, tls.key)
+        return Client(url, self.login, self.password, tls)
 
     def arguments(self) -> list[str]:
         """The same place as arguments of another `gridmsg` process."""
@@ -132,18 +152,35 @@ def site_options(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
+def _file_option(name: str, variable: str, text: str) -> Callable[[F], F]:
+    kind = click.Path(dir_okay=False, exists=True, path_type=Path)
+    return click.option(name, type=kind, envvar=variable, help=text)
+
+
 def broker_options(function: F) -> F:
     """Like `site_options`, and how to reach the broker's management API."""
 
     @click.option("--url", envvar="GRIDMSG_URL", help="Management API of another broker.")
     @click.option("--login", envvar="GRIDMSG_LOGIN", default="guest", help="User name.")
     @click.option("--password", envvar="GRIDMSG_PASSWORD", default="guest", help="Password.")
+    @_file_option("--ca", "GRIDMSG_CA", "Authorities to trust (https), in PEM.")
+    @_file_option("--certificate", "GRIDMSG_CERTIFICATE", "Client certificate (https), in PEM.")
+    @_file_option("--key", "GRIDMSG_KEY", "Its private key, in PEM.")
     @site_options
     @functools.wraps(function)
     def wrapped(
-        *arguments: Any, place: Place, url: str | None, login: str, password: str, **rest: Any
+        *arguments: Any,
+        place: Place,
+        url: str | None,
+        login: str,
+        password: str,
+        ca: Path | None,
+        certificate: Path | None,
+        key: Path | None,
+        **rest: Any,
     ) -> Any:
-        reached = Place(place.data, place.config_file, place.port_offset, url, login, password)
+        tls = ClientTls(ca, certificate, key)
+        reached = Place(place.data, place.config_file, place.port_offset, url, login, password, tls)
         return function(*arguments, place=reached, **rest)
 
     return wrapped  # type: ignore[return-value]

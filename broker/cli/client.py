@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import ssl
 from typing import Any, final
 from urllib.parse import quote, urlsplit
 
-from broker.cli.base import Failure
+from broker.cli.base import ClientTls, Failure
 
 ANSWER_BYTES_MAX = 64 << 20
 TIMEOUT_SECONDS = 30.0
@@ -21,13 +22,14 @@ TIMEOUT_SECONDS = 30.0
 class Client:
     """Asks one broker.  Every refusal becomes a `Failure` that says what to do."""
 
-    def __init__(self, url: str, login: str, password: str) -> None:
+    def __init__(self, url: str, login: str, password: str, tls: ClientTls | None = None) -> None:
         parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme != "http" or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Failure(f"{url}: an address such as http://127.0.0.1:15672 expected")
+        self._tls = _tls_context(tls or ClientTls()) if parts.scheme == "https" else None
         self.url = url
         self._host = parts.hostname
-        self._port = parts.port or 80
+        self._port = parts.port or (443 if self._tls else 80)
         self._login = login
         self._authorization = "Basic " + base64.b64encode(f"{login}:{password}".encode()).decode()
 
@@ -56,11 +58,16 @@ class Client:
             target += "?" + "&".join(f"{key}={quote(str(one))}" for key, one in query.items())
         sent = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": self._authorization, "Content-Type": "application/json"}
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_SECONDS)
+        connection = self._connection()
         try:
             connection.request(method, target, sent, headers)
             answer = connection.getresponse()
             raw = answer.read(ANSWER_BYTES_MAX)
+        except ssl.SSLError as error:
+            raise Failure(
+                f"no TLS with {self.url}: {_tls_text(error)}: name its authority with --ca, and your "
+                "certificate with --certificate and --key if it wants one"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise Failure(
                 f"no broker answers at {self.url} ({error}): start one with `gridmsg up`, "
@@ -69,6 +76,13 @@ class Client:
         finally:
             connection.close()
         return self._decode(answer.status, raw)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_SECONDS)
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=TIMEOUT_SECONDS, context=self._tls
+        )
 
     def _decode(self, status: int, raw: bytes) -> Any:
         try:
@@ -83,3 +97,20 @@ class Client:
                 f"{self.url} does not know this login for '{self._login}': give --login and --password"
             )
         raise Failure(str(reason or f"{self.url} answered with status {status}"))
+
+
+def _tls_context(tls: ClientTls) -> ssl.SSLContext:
+    """Whom we trust and what we show; host names are always checked."""
+    try:
+        context = ssl.create_default_context(cafile=None if tls.ca is None else str(tls.ca))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if tls.certificate is not None:
+            context.load_cert_chain(tls.certificate, tls.key)
+    except ssl.SSLError as error:
+        files = [str(one) for one in (tls.ca, tls.certificate, tls.key) if one is not None]
+        raise Failure(f"{', '.join(files)}: not what TLS needs: {_tls_text(error)}") from None
+    return context
+
+
+def _tls_text(error: ssl.SSLError) -> str:
+    return str(getattr(error, "verify_message", "") or error.reason or error)
