@@ -78,6 +78,7 @@ class Sender:
         self._is_stopping = False
         self._refused_until = 0.0
         self._accepted_at = float("-inf")
+        self._is_spool_refusing = False
         self._thread = threading.Thread(target=self._run, name="collector-sender", daemon=True)
         self.published_count = 0
         self.spooled_count = 0
@@ -156,13 +157,19 @@ class Sender:
             self._outbox.put(self._destination, HEADERS, bodies)
         except SpoolFull as error:
             if len(parcels) == 1:
-                log.error("%d records refused: %s", len(bodies), error.text)
+                # Probes come again at once, so a line for each refusal would be thousands.
+                if not self._is_spool_refusing:
+                    log.error("records are refused until this is over: %s", error.text)
+                self._is_spool_refusing = True
                 self._answer(parcels, error.text)
                 return
             # Perhaps there is room for some of them.
             for parcel in parcels:
                 self._spool([parcel], parcel.bodies)
             return
+        if self._is_spool_refusing:
+            log.warning("the spool takes records again")
+            self._is_spool_refusing = False
         self.spooled_count += len(bodies)
         self._answer(parcels, None)
 

@@ -138,7 +138,9 @@ class SummaryLedger:
                 )
                 database.execute("COMMIT")
             except sqlite3.Error:
-                database.execute("ROLLBACK")
+                # A full disk has rolled it back already, and to say so would hide why.
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
                 raise
 
     def dirty_days(self) -> list[date]:

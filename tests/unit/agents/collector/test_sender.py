@@ -149,3 +149,19 @@ def test_the_thread_stops_with_everything_answered(sender, broker, outbox):
     sender.stop(5.0)
     assert answers == [None] and (broker.taken == [b"1"] or outbox.file_count == 1)
     assert submit(sender, b"2") == ["the collector is stopping"]
+
+
+def test_a_full_spool_is_logged_once_until_it_is_over(sender, broker, outbox, caplog):
+    broker.connected = False
+    for _ in range(3):
+        submit(sender, b"kept")
+        step(sender)
+    refused = [submit(sender, b"more") for _ in range(4)]
+    for _ in refused:
+        step(sender)
+    assert all("its bound" in answer for (answer,) in refused)
+    assert [r.levelname for r in caplog.records if "refused" in r.message] == ["ERROR"]
+    outbox.remove(outbox.oldest())
+    assert submit(sender, b"again") == []
+    step(sender)
+    assert sum("again" in r.message for r in caplog.records) == 1
