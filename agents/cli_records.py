@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -33,6 +34,7 @@ from broker.cli.site import agent_settings
 if TYPE_CHECKING:
     from agents.recordstore.interface import Kind
 
+_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 RECORD_COLUMNS = ("EndTime", "type", "ProbeName", "VOName", "WallDuration", "checksum")
 
 files_argument = click.argument(
@@ -51,16 +53,33 @@ def record() -> None:
 @click.option(
     "--url", envvar="GRIDMSG_COLLECTOR", help="Collector to send to.  [default: the site's]"
 )
+@click.option("--ca", type=_FILE, help="Authorities to trust (https).  [default: the site's]")
+@click.option("--certificate", type=_FILE, help="Client certificate (https), in PEM.")
+@click.option("--key", type=_FILE, help="Its private key, in PEM.")
 @click.option("--from", "sender", help="Name of the sender.  [default: user@host]")
 @json_option
 def record_send(
-    place: Place, files: tuple[Path, ...], url: str | None, sender: str | None, as_json: bool
+    place: Place,
+    files: tuple[Path, ...],
+    url: str | None,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    sender: str | None,
+    as_json: bool,
 ) -> None:
     """Send files to a collector as a probe does: XML records, envelopes, bundles, JSON; folders as a whole."""
     from agents.errors import AgentError
     from agents.records.files import read_records, send_file
 
-    where = url or f"http://{agent_settings(place).collector.address}"
+    collector = agent_settings(place).collector
+    scheme = "https" if collector.tls.certificate else "http"
+    where = url or f"{scheme}://{collector.address}"
+    context = None
+    if where.startswith("https:"):
+        if ca is None and url is None and collector.tls.ca:
+            ca = place.data_folder / collector.tls.ca
+        context = _tls_context(ca, certificate, key)
     name = sender or f"{getpass.getuser()}@{socket.gethostname()}"
     rows = []
     paths = expand(files)
@@ -71,7 +90,7 @@ def record_send(
                 found = read_records(path)
                 row["records"] = len(found)
                 row["bad"] = sum(1 for one in found if one.problem)
-                row["answer"] = send_file(path, where, name)
+                row["answer"] = send_file(path, where, name, context)
             except AgentError as error:
                 row["answer"] = error.text
             rows.append(row)
@@ -242,3 +261,16 @@ def _quiet_store(place: Place, name: str | None, kind: str) -> Iterator[tuple[Pa
 
 def _milliseconds(moment: datetime | None, more: int = 0) -> int | None:
     return None if moment is None else int(moment.timestamp() * 1000) + more
+
+
+def _tls_context(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Whom to trust (None: the system's authorities) and what to show; host names are always checked."""
+    try:
+        context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        files = ", ".join(str(one) for one in (ca, certificate, key) if one is not None)
+        raise Failure(f"{files}: not what TLS needs: {error.reason or error}") from None
+    return context

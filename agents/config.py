@@ -83,6 +83,19 @@ class BrokerSettings(_Settings, frozen=True):
         return name
 
 
+class ListenerTlsSettings(_Settings, frozen=True):
+    """TLS of the collector's own listener, in the words of the broker's `[tls]`; files are PEM, from the data folder on."""
+
+    certificate: str = ""
+    """Certificate with its chain; empty: no TLS."""
+    key: str = ""
+    ca: str = ""
+    """Authorities whose client certificates are taken."""
+    verify: Literal["none", "optional", "required"] = "optional"
+    """Client certificates: not asked for, looked at if shown, or refused without; nothing is asked for without `ca`."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+
+
 class CollectorSettings(_Settings, frozen=True):
     """The HTTP server that takes records from probes: `[collector]`."""
 
@@ -90,6 +103,7 @@ class CollectorSettings(_Settings, frozen=True):
     name: Name = "collector"
     address: str = f"127.0.0.1:{COLLECTOR_PORT}"
     """`host:port` to listen on; port 0 takes a free one."""
+    tls: ListenerTlsSettings = ListenerTlsSettings()
     destination: str = "/gracc.site.raw"
     post_bytes_max: Annotated[int, Meta(ge=10 * 1024 * 1024)] = 10 * 1024 * 1024
     """A larger POST gets the "Post too large" text at which probes shrink their bundles."""
@@ -262,6 +276,13 @@ def settings_from(
         for address in broker.addresses:
             split_address(address)
     split_address(settings.collector.address)
+    tls = settings.collector.tls
+    if bool(tls.certificate) != bool(tls.key):
+        raise SettingsError(f"{origin}: collector.tls: certificate and key are needed together")
+    if tls.verify == "required" and not (tls.certificate and tls.ca):
+        raise SettingsError(
+            f"{origin}: collector.tls.verify: certificate, key and ca are needed to require client certificates"
+        )
     return settings
 
 

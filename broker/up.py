@@ -307,14 +307,14 @@ def welcome_lines(place: Place, without: tuple[str, ...]) -> list[str]:
     """Where to send records, and where to look."""
     lines = ["", "the site runs; data folder " + str(place.data_folder.resolve())]
     if "collector" not in without:
-        address = place.collector_address()
+        address = place.collector_url()
         lines.append(
-            f"  send records to  http://{address}/gratia-servlets/rmi  (probes)  "
-            f"or http://{address}/records  (JSON)"
+            f"  send records to  {address}/gratia-servlets/rmi  (probes)  "
+            f"or {address}/records  (JSON)"
         )
     names = {"amqp": "AMQP 0-9-1", "stomp": "STOMP"}
     lines += [
-        f"  {names[one.protocol]:<15}  {one.host}:{one.port}"
+        f"  {names[one.protocol]:<15}  {one.host}:{one.port}{'  (TLS)' if one.tls else ''}"
         for one in place.config.listeners
         if one.protocol in names
     ]

@@ -69,6 +69,7 @@ class Collector:
         """Open the folders; raise AgentError when they cannot be used. `publisher` is for tests."""
         folder = data_folder / FOLDER
         self.settings = settings
+        self._data_folder = data_folder
         self._reactor = cast("_Reactor", _reactor)
         self._transport = None
         if publisher is None:
@@ -103,9 +104,7 @@ class Collector:
         """Listen and connect; raise AgentError when the port cannot be had."""
         host, port = split_address(self.settings.address)
         try:
-            self._port = self._reactor.listenTCP(
-                port, CollectorFactory(self.gate), backlog=511, interface=host
-            )
+            self._port = self._reactor.listenTCP(port, self._factory(), backlog=511, interface=host)
         except CannotListenError as error:
             reason = getattr(error.socketError, "strerror", None) or error.socketError
             raise AgentError(
@@ -113,7 +112,8 @@ class Collector:
                 " stop the other program or set [collector] address"
             ) from error
         shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self._port.getHost().port}"
+        scheme = "https" if self.settings.tls.certificate else "http"
+        self.url = f"{scheme}://{shown}:{self._port.getHost().port}"
         if self._transport is not None:
             self._transport.start()
             self._transport.open_publisher()
@@ -121,6 +121,27 @@ class Collector:
         self._sender.start()
         self._saving.start(PROBES_SAVE_SECONDS, now=False)
         log.info("collector %s takes records at %s", self.settings.name, self.url)
+
+    def _factory(self) -> object:
+        """What listens, with TLS if it is configured; raises AgentError when its files are no good."""
+        factory = CollectorFactory(self.gate)
+        tls = self.settings.tls
+        if not tls.certificate:
+            return factory
+        from broker.net.tls import TlsContext, TlsFactory, TlsFailure
+        from broker.net.tls_files import TlsFiles
+
+        files = TlsFiles(
+            self._data_folder / tls.certificate,
+            self._data_folder / tls.key,
+            self._data_folder / tls.ca if tls.ca else None,
+            tls.verify if tls.ca else "none",
+            tls.min_version,
+        )
+        try:
+            return TlsFactory(TlsContext(files), "collector", factory)
+        except TlsFailure as error:
+            raise AgentError(f"[collector.tls]: {error}") from None
 
     def stop(self) -> Deferred[None]:
         """Stop listening, finish what was taken, close the folders."""

@@ -8,6 +8,7 @@ Tests: tests/unit/agents/records/test_fixtures.py, tests/interop/test_collector.
 from __future__ import annotations
 
 import http.client
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, final
@@ -76,7 +77,9 @@ def read_content(path: Path) -> bytes:
         raise AgentError(f"{path}: {error.strerror}") from error
 
 
-def post_content(url: str, content: bytes, sender: str) -> str:
+def post_content(
+    url: str, content: bytes, sender: str, context: ssl.SSLContext | None = None
+) -> str:
     """Post a file's content to a collector as a probe does; return the answer's text (`OK` when it was taken).
 
     `url` is the collector's (`http://127.0.0.1:8880`, any path before `/gratia-servlets/rmi`); raises AgentError when
@@ -86,8 +89,12 @@ def post_content(url: str, content: bytes, sender: str) -> str:
     if parts.scheme not in {"http", "https"} or parts.hostname is None:
         raise AgentError(f"{url}: not a collector's address, such as http://127.0.0.1:8880")
     path, content_type, body = _request(parts.path.rstrip("/"), content, sender)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port or 8880, timeout=SEND_TIMEOUT_SECONDS)
+    host, port = parts.hostname, parts.port or 8880
+    connection = (
+        http.client.HTTPSConnection(host, port, timeout=SEND_TIMEOUT_SECONDS, context=context)
+        if parts.scheme == "https"
+        else http.client.HTTPConnection(host, port, timeout=SEND_TIMEOUT_SECONDS)
+    )
     try:
         connection.request("POST", path, body, {"Content-Type": content_type})
         return connection.getresponse().read().decode("utf-8", "replace")
@@ -98,10 +105,10 @@ def post_content(url: str, content: bytes, sender: str) -> str:
         connection.close()
 
 
-def send_file(path: Path, url: str, sender: str) -> str:
+def send_file(path: Path, url: str, sender: str, context: ssl.SSLContext | None = None) -> str:
     """Post one file to a collector; return the answer's text."""
     try:
-        return post_content(url, read_content(path), sender)
+        return post_content(url, read_content(path), sender, context)
     except BadRequest as error:
         raise AgentError(f"{path}: {error.text}") from error
 

@@ -109,6 +109,13 @@ class Place:
             found += ["--config", str(self.config.file)]
         return found
 
+    def collector_url(self) -> str:
+        """Address of the site's collector, with http or https."""
+        table = self.config.document.tables("collector").get("collector", {})
+        tls = table.get("tls") if isinstance(table, dict) else None
+        is_tls = isinstance(tls, dict) and bool(tls.get("certificate"))
+        return f"{'https' if is_tls else 'http'}://{self.collector_address()}"
+
     def collector_address(self) -> str:
         """HOST:PORT of the site's collector."""
         table = self.config.document.tables("collector").get("collector", {})
