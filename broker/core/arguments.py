@@ -27,6 +27,12 @@ _TEXTS = (
     "x-queue-type",
     "x-queue-mode",
 )
+_COMPARED = frozenset(
+    (*_NUMBERS, *_TEXTS, "x-single-active-consumer", "alternate-exchange", "x-delayed-type")
+)
+QUEUE_TYPES = ("classic", "quorum")
+"""What `x-queue-type` may say; both are the same here.  A stream is not a queue, so it is refused."""
+QUEUE_MODES = ("default", "lazy")
 TIME_MS_MAX = 10 * 365 * 86_400_000
 
 
@@ -53,10 +59,15 @@ class QueueArguments:
             _check_number(arguments, key, where)
         for key in _TEXTS:
             value = arguments.get(key)
-            if value is not None and not isinstance(value, str):
+            if value is None or isinstance(value, str):
+                continue
+            if key == "x-dead-letter-exchange":
                 raise PreconditionFailed(
-                    f"invalid arg '{key}' {where}: {{unacceptable_type,{_type_name(value)}}}"
+                    f"invalid type '{type_name(value)}' for arg '{key}' in queue '{queue}' in vhost '{vhost}'"
                 )
+            raise PreconditionFailed(
+                f"invalid arg '{key}' {where}: {{unacceptable_type,{type_name(value)}}}"
+            )
         self.message_ttl_ms: int | None = arguments.get("x-message-ttl")
         self.expires_ms: int | None = arguments.get("x-expires")
         if self.expires_ms == 0:
@@ -78,7 +89,18 @@ class QueueArguments:
             raise PreconditionFailed(
                 f"invalid arg 'x-dead-letter-routing-key' {where}: routing_key_but_no_dlx_defined"
             )
-        self.is_single_active = arguments.get("x-single-active-consumer") is True
+        for key, known in (("x-queue-type", QUEUE_TYPES), ("x-queue-mode", QUEUE_MODES)):
+            if arguments.get(key, known[0]) not in known:
+                kind = key.removeprefix("x-").replace("-", " ")
+                raise PreconditionFailed(
+                    f"invalid arg '{key}' {where}: \"unsupported {kind} '{arguments[key]}'\""
+                )
+        single = arguments.get("x-single-active-consumer", False)
+        if not isinstance(single, bool):
+            raise PreconditionFailed(
+                f"invalid arg 'x-single-active-consumer' {where}: {{unacceptable_type,{type_name(single)}}}"
+            )
+        self.is_single_active = single
 
 
 def _check_number(arguments: dict[str, Any], key: str, where: str) -> None:
@@ -87,15 +109,16 @@ def _check_number(arguments: dict[str, Any], key: str, where: str) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise PreconditionFailed(
-            f"invalid arg '{key}' {where}: {{unacceptable_type,{_type_name(value)}}}"
+            f"invalid arg '{key}' {where}: \"expected integer, got {type_name(value)}\""
         )
     if value < 0 and key != "x-delivery-limit":
         raise PreconditionFailed(f"invalid arg '{key}' {where}: {{value_negative,{value}}}")
     if key in ("x-message-ttl", "x-expires") and value > TIME_MS_MAX:
-        raise PreconditionFailed(f"invalid arg '{key}' {where}: {{value_too_big,{value}}}")
+        raise PreconditionFailed(f"invalid arg '{key}' {where}: {{value_too_large,{value}}}")
 
 
-def _type_name(value: object) -> str:
+def type_name(value: object) -> str:
+    """RabbitMQ's name for the type of a field."""
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, str):
@@ -113,29 +136,33 @@ def _type_name(value: object) -> str:
 
 def inequivalence(kind: str, name: str, vhost: str, argument: str, new: object, old: object) -> str:
     """RabbitMQ's text for a redeclaration that differs in `argument`."""
+    if new is None:
+        received, current = "none", _typed(old)
+    elif old is None:
+        received, current = _typed(new), "none"
+    else:
+        received, current = _plain(new), _plain(old)
     return (
         f"inequivalent arg '{argument}' for {kind} '{name}' in vhost '{vhost}': "
-        f"received {_shown(new)} but current is {_shown(old)}"
+        f"received {received} but current is {current}"
     )
 
 
-def _shown(value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return f"'{str(value).lower()}'"
-    if isinstance(value, str):
-        return f"'{value}'"
-    return f"the value '{value}' of type '{_type_name(value)}'"
+def _plain(value: object) -> str:
+    return f"'{str(value).lower()}'" if isinstance(value, bool) else f"'{value}'"
+
+
+def _typed(value: object) -> str:
+    return f"the value {_plain(value)} of type '{type_name(value)}'"
 
 
 def differing_argument(new: dict[str, Any], old: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first `x-` argument in which two declarations differ, with both values; None: they agree.
+    """The first known argument in which two declarations differ, with both values; None: they agree.
 
-    `x-queue-type: classic` equals its absence.
+    `x-queue-type: classic` equals its absence; what RabbitMQ does not know does not count.
     """
     for key in sorted(new.keys() | old.keys()):
-        if not key.startswith("x-") and key != "alternate-exchange":
+        if key not in _COMPARED:
             continue
         a, b = new.get(key), old.get(key)
         if key == "x-queue-type":

@@ -74,6 +74,7 @@ def letter(
     if not keeps_copies:
         headers.pop("CC", None)
     headers.pop("BCC", None)
+    is_first = "x-death" not in headers
     rows = deaths_of(headers)
     known = next((r for r in rows if r.get("queue") == queue and r.get("reason") == reason), None)
     if known is not None:
@@ -91,9 +92,10 @@ def letter(
         if properties.expiration is not None:
             row["original-expiration"] = properties.expiration
     headers["x-death"] = [row, *rows][:DEATHS_MAX]
-    headers.setdefault("x-first-death-reason", reason)
-    headers.setdefault("x-first-death-queue", queue)
-    headers.setdefault("x-first-death-exchange", message.exchange)
+    if is_first:
+        headers["x-first-death-reason"] = reason
+        headers["x-first-death-queue"] = queue
+        headers["x-first-death-exchange"] = message.exchange
     headers["x-last-death-reason"] = reason
     headers["x-last-death-queue"] = queue
     headers["x-last-death-exchange"] = message.exchange
@@ -118,8 +120,6 @@ def without_blind_copies(message: Message) -> Message:
     properties = copy_properties(message.properties)
     assert properties.headers is not None, "copy_properties makes headers"
     del properties.headers["BCC"]
-    if not properties.headers:
-        properties.headers = None
     return _with(message, message.destination, properties, message.published_at, message.expires_at)
 
 

@@ -87,6 +87,7 @@ class Queue:
         "has_expiry",
         "is_auto_delete",
         "is_bounded",
+        "is_declared_durable",
         "is_deleted",
         "is_durable",
         "is_exclusive",
@@ -124,6 +125,7 @@ class Queue:
         self.lanes = lanes  # by rising priority
         self.lane = lanes[0]
         self.is_durable = is_durable
+        self.is_declared_durable = is_durable  # an exclusive queue may be declared so, and is not
         self.is_exclusive = is_exclusive
         self.is_auto_delete = is_auto_delete
         self.arguments = arguments

@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.core.arguments import QueueArguments, differing_argument, inequivalence
+from broker.core.arguments import QueueArguments, differing_argument, inequivalence, type_name
 from broker.core.destination import AddressTable
 from broker.core.exchange import (
     DELAYED_ARGUMENT,
@@ -116,6 +116,12 @@ class Topology(ABC):
                 )
         elif kind not in EXCHANGE_KINDS:
             raise CommandInvalid(f"unknown exchange type '{kind}'")
+        alternate = arguments.get("alternate-exchange")
+        if alternate is not None and not isinstance(alternate, str):
+            raise PreconditionFailed(
+                f"invalid type '{type_name(alternate)}' for arg 'alternate-exchange' in exchange '{name}' "
+                f"in vhost '{self.name}'"
+            )
         if name == "":
             raise AccessRefused("operation not permitted on the default exchange")
         found = self.exchanges.get(name)
@@ -207,7 +213,7 @@ class Topology(ABC):
             ):
                 raise self._locked(name)
             wanted = (
-                ("durable", durable, found.is_durable),
+                ("durable", durable, found.is_declared_durable),
                 ("auto_delete", auto_delete, found.is_auto_delete),
             )
             self._check_same("queue", name, wanted, arguments, found.arguments)
@@ -231,6 +237,7 @@ class Topology(ABC):
             settings=settings,
             owner=owner if exclusive else None,
         )
+        queue.is_declared_durable = durable
         self._add_queue(queue)
         if queue.is_durable:
             self.broker.unit.define(self._key("queue", name), queue.definition())
@@ -389,6 +396,8 @@ class Topology(ABC):
     ) -> None:
         if source.name == "":
             raise AccessRefused("operation not permitted on the default exchange")
+        if source.router.needs_headers:
+            _check_match((arguments or {}).get("x-match"))
         self._check_room(len(source.bindings))
         binding = self._bind(source, target, routing_key, arguments or {})
         if binding is not None and binding.is_durable:
@@ -434,6 +443,10 @@ class Topology(ABC):
         for binding in list(self._targeting.get(target, ())):
             self._unbind(binding.source, target, binding.routing_key, binding.arguments)
 
+    def bindings_to(self, target: Queue | Exchange) -> list[Binding]:
+        """All bindings that end at a queue or exchange."""
+        return list(self._targeting.get(target, ()))
+
     def bindings(self) -> list[Binding]:
         """All bindings but the default exchange's."""
         return [b for exchange in self.exchanges.values() for b in exchange.bindings.values()]
@@ -469,3 +482,16 @@ class Topology(ABC):
             raise ResourceLimit(
                 f"vhost '{self.name}' holds {count} names of this kind, its bound; delete some first"
             )
+
+
+def _check_match(mode: object) -> None:
+    """Refuse what a binding of a headers exchange may not say."""
+    if mode is None or mode in ("all", "any", "all-with-x", "any-with-x"):
+        return
+    if isinstance(mode, str):
+        raise PreconditionFailed(
+            f'Invalid x-match field value <<"{mode}">>; expected all, any, all-with-x, or any-with-x'
+        )
+    raise PreconditionFailed(
+        f"Invalid x-match field type {type_name(mode)} (value {mode}); expected longstr"
+    )

@@ -162,7 +162,7 @@ class Vhost(Topology):
                         found[target] = None
                     else:
                         pending.append(target.name)
-            if not is_matched and exchange.alternate is not None:
+            if not is_matched and exchange.alternate:
                 pending.append(exchange.alternate)
         return tuple(found)
 
@@ -273,9 +273,10 @@ class Vhost(Topology):
     def subscribe(self, queue: str, subscription: Subscription, owner: object = None) -> None:
         """Add a consumer; raises NotFound, ResourceLocked, AccessRefused (exclusive use)."""
         target = self.queue(queue, owner)
-        if target.subscriptions and (
-            subscription.is_exclusive or target.subscriptions[0].is_exclusive
-        ):
+        if (
+            target.subscriptions
+            and (subscription.is_exclusive or target.subscriptions[0].is_exclusive)
+        ) or (subscription.is_exclusive and target.settings.is_single_active):
             raise AccessRefused(f"queue '{queue}' in vhost '{self.name}' in exclusive use")
         subscription.queue = target
         target.subscriptions.append(subscription)
