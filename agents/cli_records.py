@@ -55,7 +55,7 @@ def record() -> None:
 )
 @click.option("--ca", type=_FILE, help="Authorities to trust (https).  [default: the site's]")
 @click.option("--certificate", type=_FILE, help="Client certificate (https), in PEM.")
-@click.option("--key", type=_FILE, help="Its private key, in PEM.")
+@click.option("--certificate-key", type=_FILE, help="Its private key, in PEM.")
 @click.option("--from", "sender", help="Name of the sender.  [default: user@host]")
 @json_option
 def record_send(
@@ -64,7 +64,7 @@ def record_send(
     url: str | None,
     ca: Path | None,
     certificate: Path | None,
-    key: Path | None,
+    certificate_key: Path | None,
     sender: str | None,
     as_json: bool,
 ) -> None:
@@ -79,7 +79,7 @@ def record_send(
     if where.startswith("https:"):
         if ca is None and url is None and collector.tls.ca:
             ca = place.data_folder / collector.tls.ca
-        context = _tls_context(ca, certificate, key)
+        context = _tls_context(ca, certificate, certificate_key)
     name = sender or f"{getpass.getuser()}@{socket.gethostname()}"
     rows = []
     paths = expand(files)

@@ -172,7 +172,7 @@ def broker_options(function: F) -> F:
     @click.option("--password", envvar="GRIDMSG_PASSWORD", default="guest", help="Password.")
     @_file_option("--ca", "GRIDMSG_CA", "Authorities to trust (https), in PEM.")
     @_file_option("--certificate", "GRIDMSG_CERTIFICATE", "Client certificate (https), in PEM.")
-    @_file_option("--key", "GRIDMSG_KEY", "Its private key, in PEM.")
+    @_file_option("--certificate-key", "GRIDMSG_CERTIFICATE_KEY", "Its private key, in PEM.")
     @site_options
     @functools.wraps(function)
     def wrapped(
@@ -183,10 +183,10 @@ def broker_options(function: F) -> F:
         password: str,
         ca: Path | None,
         certificate: Path | None,
-        key: Path | None,
+        certificate_key: Path | None,
         **rest: Any,
     ) -> Any:
-        tls = ClientTls(ca, certificate, key)
+        tls = ClientTls(ca, certificate, certificate_key)
         reached = Place(place.data, place.config_file, place.port_offset, url, login, password, tls)
         return function(*arguments, place=reached, **rest)
 

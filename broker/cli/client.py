@@ -66,7 +66,7 @@ class Client:
         except ssl.SSLError as error:
             raise Failure(
                 f"no TLS with {self.url}: {_tls_text(error)}: name its authority with --ca, and your "
-                "certificate with --certificate and --key if it wants one"
+                "certificate with --certificate and --certificate-key if it wants one"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise Failure(

@@ -139,7 +139,7 @@ def test_a_wrong_login_says_what_to_give(management, capsys):
     assert "--login and --password" in run(capsys, "status", "--password", "x", status=1).err
 
 
-@pytest.mark.parametrize("url", ["https://h", "ftp://h", "http://"])
+@pytest.mark.parametrize("url", ["gopher://h", "ftp://h", "http://", "https://"])
 def test_addresses_that_are_none(url):
     with pytest.raises(Failure, match="such as http://127.0.0.1:15672"):
         client_module.Client(url, "a", "b")
