@@ -9,6 +9,7 @@ tests/suites/store_suite.py, tests/property/test_store_crash.py, tests/crash/tes
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -25,6 +26,8 @@ from store.interface import LaneState, Recovered, StoredMessage, UnitOfWork
 from store.keeper import Keeper
 from store.layout import Layout
 from store.lease import Host, Lease, RealHost, claim_lease
+from store.lease.guarded import GuardedFiles, LivelyFiles
+from store.lease.held import OPENING_BEAT, WRITER_BEAT
 from store.pending import PendingUnits
 from store.pressure import Pressure
 from store.reader import Reader
@@ -85,6 +88,7 @@ class Journal:
         self._is_checkpointing = False
         self._is_preparing = False
         self._claimed = lease
+        self._is_open = False
 
     def open(
         self,
@@ -103,7 +107,7 @@ class Journal:
         self._on_blocked = on_blocked
         settings, layout = self._settings, self._layout
         layout.make_folders()
-        store_id = layout.store_id()
+        layout.check_format()
         ids = layout.segment_ids()
         self._lease: Lease = self._claimed or claim_lease(
             layout.files,
@@ -112,21 +116,27 @@ class Journal:
             layout.highest_epoch() + 1,
             layout.give_up_reserve,
         )
+        lively = Layout(LivelyFiles(layout.files, self._beat), layout.folder)
+        layout.files = GuardedFiles(layout.files, self._lease)
         try:
+            store_id = layout.store_id()
             number = max((id & (1 << NUMBER_BITS) - 1 for id in ids), default=0) + 1
             self._supply = SegmentSupply(layout, settings, self._lease.epoch, number, self._salt)
             segment = self._supply.first()
             try:
-                history = recover(layout, self._lease.epoch)
+                history = recover(lively, self._lease.epoch)
             except BaseException:
                 # Nothing refers to it yet: leave the folder as it was found.
                 segment.close()
                 layout.files.unlink(segment.path)
                 raise
             self._begin(history, segment)
+            self._lease.check()
         except BaseException:
-            self._lease.release()
+            with contextlib.suppress(OSError):
+                self._lease.release()
             raise
+        self._is_open = True
         self._writer.start(self._step)
         self._prepare_aside()
         return self._recovered(store_id)
@@ -160,6 +170,7 @@ class Journal:
         batch.segment.file.write(batch.offset, batch.parts)
         batch.segment.file.sync()
         self._tail.durable = batch.number
+        self._lease.mark_opened(batch.number)
         if history is None:
             self._keep(Capture(self._state, self._tail.place(), {}))
         self._keeper.unlink_unused(set(self._state.segments))
@@ -178,6 +189,13 @@ class Journal:
         }
         definitions = state.definitions.copy()
         return Recovered(definitions, lanes, state.next_lane, self._lease.epoch, store_id)
+
+    def prod(self) -> None:
+        """Ask the writer for a sign of life: its lease is renewed only while it moves."""
+        self._writer.wake()
+
+    def _beat(self) -> None:
+        self._lease.beat(OPENING_BEAT)
 
     def commit(self, unit: UnitOfWork) -> int:
         """Take over a unit and return its number; one append, whatever its size."""
@@ -228,6 +246,8 @@ class Journal:
 
     def close(self) -> None:
         """Write what waits, checkpoint, stop.  Raises what made the store fail, if it had."""
+        if not self._is_open:
+            return
         self._writer.stop()
         if self.failure is None:
             while self._pending:
@@ -246,6 +266,9 @@ class Journal:
         self._reader.close()
         self._tail.segment.close()
         if self.failure is not None:
+            # Nothing more is promised: whoever can do better may take over at once.
+            with contextlib.suppress(OSError):
+                self._lease.release()
             raise StoreError(f"the store had failed: {self.failure}") from self.failure
 
     def stat(self) -> dict[str, Any]:
@@ -283,6 +306,7 @@ class Journal:
         except BaseException as error:
             self._fail(error)
             return None
+        self._lease.beat(WRITER_BEAT)
         if self._pending:
             return 0.0
         if self._pressure.is_space_low:
@@ -318,6 +342,7 @@ class Journal:
                 batch.segment.file.sync()
                 self._sync_count += 1
                 self._tail.durable = batch.number
+                self._lease.note_durable(batch.number)
             elif batch.segment not in self._unsynced:
                 self._unsynced.append(batch.segment)
             self._lease.check()

@@ -48,16 +48,24 @@ class Layout:
                 "make it belong to the user that runs the broker, or choose another folder"
             ) from error
 
+    def check_format(self) -> None:
+        """Refuse a folder that is no store of ours, before anything is written to it.  Raises VersionMismatch, Corrupt, StoreError."""
+        if self.files.exists(f"{self.folder}/{FORMAT_NAME}"):
+            self.read_store_id()
+        elif self.segment_ids() or self.checkpoint_ids():
+            self._refuse_without_format()
+
+    def _refuse_without_format(self) -> None:
+        raise StoreError(
+            f"{self.folder}/{FORMAT_NAME} is missing, but the folder holds segments or checkpoints: "
+            "put the file back, or choose an empty folder"
+        )
+
     def store_id(self) -> str:
-        """Read FORMAT, or write it for a new store.  Raises VersionMismatch, Corrupt, StoreError."""
+        """Read FORMAT, or write it for a new store, which only its owner may.  Raises VersionMismatch, Corrupt, StoreError."""
         path = f"{self.folder}/{FORMAT_NAME}"
         if self.files.exists(path):
             return self._read_format(path)
-        if self.segment_ids() or self.checkpoint_ids():
-            raise StoreError(
-                f"{path} is missing, but the folder holds segments or checkpoints: put the file back, "
-                "or choose an empty folder"
-            )
         store_id = secrets.token_hex(16)
         text = f"{_FORMAT_WORD} {FORMAT_VERSION}\nid {store_id}\n"
         text += f"crc {zlib.crc32(text.encode()):08x}\n"

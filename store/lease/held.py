@@ -18,6 +18,9 @@ from store.errors import Fenced
 from store.lease.block import Block
 
 RELEASE_WAIT_SECONDS: Final = 2.0
+OPENING_BEAT: Final = "opening"
+WRITER_BEAT: Final = "writer"
+REACTOR_BEAT: Final = "reactor"
 
 
 class Ledger(Protocol):
