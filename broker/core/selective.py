@@ -162,7 +162,10 @@ class Choice:
                 self._queue._bury(delivery)
             else:
                 taker = self._taker_of(delivery, index, takers)
-                if taker is None:
+                if taker is None and self._drops(takers):
+                    lane.bytes -= len(delivery.message.body)
+                    self._queue.forget(delivery)
+                elif taker is None:
                     ready.append(delivery)
                 else:
                     lane.bytes -= len(delivery.message.body)
@@ -214,8 +217,11 @@ class Choice:
             taker: Subscription | None = None
             if not queue._has_expired(delivery.message):
                 taker = self._taker_of(delivery, index, takers)
-                if taker is not None:
-                    hands.give(delivery, taker)
+                if taker is not None or self._drops(takers):
+                    if taker is not None:
+                        hands.give(delivery, taker)
+                    else:
+                        queue.forget(delivery)
                     lane.paged_count -= 1
                     lane.paged_bytes = max(0, lane.paged_bytes - len(delivery.message.body))
             self._advance(position + 1, index, takers, taker)
@@ -240,6 +246,10 @@ class Choice:
                     self._note_group(group, one, message, position, index)
                 return one
         return None
+
+    def _drops(self, takers: list[Subscription]) -> bool:
+        """Whether what nobody takes is for nobody: the queue is the one subscriber's own."""
+        return len(self._queue.subscriptions) == 1 and bool(takers) and takers[0].drops_rest
 
     # Groups
 

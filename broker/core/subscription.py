@@ -48,12 +48,14 @@ class Subscription:
 
     `is_acknowledged` False: a delivery is settled by being sent.  `priority`: higher ones are served first while they have
     credit (RabbitMQ's `x-priority`).  `selector` says which messages it wants; None is all.  `is_preferred`: while it is
-    there, the others of its queue get nothing (ActiveMQ's exclusive consumer).  `tag` and `context` are the session's own.
+    there, the others of its queue get nothing (ActiveMQ's exclusive consumer).  `drops_rest`: alone at
+    its queue, what the selector does not want is dropped (a topic's subscriber), not left for others.  `tag` and `context` are the session's own.
     """
 
     __slots__ = (
         "context",
         "credit",
+        "drops_rest",
         "is_acknowledged",
         "is_exclusive",
         "is_preferred",
@@ -79,6 +81,7 @@ class Subscription:
         context: object = None,
         selector: Selector | None = None,
         is_preferred: bool = False,
+        drops_rest: bool = False,
     ) -> None:
         self.sink = sink
         self.tag = tag
@@ -90,6 +93,7 @@ class Subscription:
         self.context = context
         self.selector = selector
         self.is_preferred = is_preferred
+        self.drops_rest = drops_rest
         self.queue: Queue | None = None
         self.unsettled = 0
 

@@ -24,7 +24,7 @@ from broker.session.stomp_destinations import Headers, is_true
 from broker.session.stomp_errors import StompError, bad_command, encode_error, error_of
 from broker.session.stomp_promises import Promises
 from broker.session.stomp_publisher import Publisher
-from broker.session.stomp_send import checked_receipt, read_headers, refused
+from broker.session.stomp_send import checked_receipt, nack_delay, read_headers, refused
 from broker.session.stomp_subscription import StompSubscription
 from broker.session.stomp_subscriptions import SubscriptionTable
 from broker.session.stomp_transaction import SettleKind, TransactionTable
@@ -40,6 +40,10 @@ COMMANDS: Final = frozenset(
     b"SEND SUBSCRIBE UNSUBSCRIBE ACK NACK BEGIN COMMIT ABORT DISCONNECT".split()
 )
 """Frames of a peer that has logged in."""
+FATAL_MESSAGES: Final = frozenset(
+    {"Duplicated subscription identifier", "Login timeout", "Too many receipts"}
+)
+"""ERRORs that end the connection in any profile."""
 _TOKEN_LENGTH: Final = 16
 _SEND_SLACK: Final = 0.75
 """Heart-beats are sent this part of the agreed time after the last output: a timer is never early."""
@@ -151,11 +155,11 @@ class StompSession:
         parser = self._parser
         is_first = parser.is_single
         receipt = b""
-        try:
-            frames = parser.feed(data)
-            while frames:
-                publisher = self._publisher
-                subscriptions = self._subscriptions
+        frames = iter(parser.feed(data))
+        while True:
+            publisher = self._publisher
+            subscriptions = self._subscriptions
+            try:
                 for command, block, body, receipt in frames:
                     if command == b"SEND" and publisher is not None:
                         self._send(publisher, block, body, receipt)
@@ -166,18 +170,24 @@ class StompSession:
                             self._answer(receipt, subscriptions)
                     elif self._other(command, block, receipt):
                         return
-                # Before login frames come one by one, since login raises their limits.
-                frames = parser.feed(b"") if is_first and self._login is None else []
-            receipt = b""
-            if parser.violation is not None:
-                raise parser.violation
-        except StompError as error:
-            self._fail(error, receipt)
-        except BrokerError as error:
-            self._fail(error_of(error), receipt)
-        else:
-            if self._subscriptions is not None:
-                self._subscriptions.flush()
+                receipt = b""
+                if is_first and self._login is None and (more := parser.feed(b"")):
+                    # Before login frames come one by one, since login raises their limits.
+                    frames = iter(more)
+                    continue
+                if parser.violation is not None:
+                    raise parser.violation
+            except StompError as error:
+                if self._survives(error):
+                    continue
+                self._fail(error, receipt)
+                return
+            except BrokerError as error:
+                self._refuse(error, receipt)
+                return
+            break
+        if self._subscriptions is not None:
+            self._subscriptions.flush()
 
     def output(self) -> list[bytes]:
         output = self._output
@@ -261,26 +271,59 @@ class StompSession:
         assert isinstance(context, StompSubscription), "STOMP subscriptions carry their state"
         if self._is_ending:
             return
-        shown = context.queue_name
+        shown = ", ".join(context.queue_names)
         error = StompError(
             "Server cancelled subscription",
             f"The server has canceled a subscription.\nNo more messages will be delivered for {shown}: {reason}.\n",
             [] if context.id is None else [(b"subscription", context.id.encode())],
         )
+        if self._limits.profile.stays_open and self._subscriptions is not None:
+            self._output.append(encode_error(error, b"", self._version))
+            self._subscriptions.forget(context)
+            self._wake(self)
+            return
         # What it holds is given back when the socket is gone: this is called from inside the core.
         self._end(encode_error(error, b"", self._version))
         self._wake(self)
+
+    def browsed(self, subscription: Subscription) -> None:
+        """Tell the peer that its browser has seen everything."""
+        context = subscription.context
+        assert isinstance(context, StompSubscription), "STOMP subscriptions carry their state"
+        table = self._subscriptions
+        if self._is_ending or table is None:
+            return
+        if table.browsed(subscription, context):
+            self._output.append(context.end_marker())
+            self._wake(self)
 
     # Ending
 
     def _fail(self, error: StompError, receipt: bytes) -> None:
         """Send an ERROR as the last frame, for the frame with this receipt (as it came, or empty)."""
+        if not self._limits.profile.names_receipt:
+            receipt = b""
         try:
             receipt = unescape(receipt, self._version)
         except ProtocolViolation:
             receipt = b""
         self._end(encode_error(error, receipt, self._version))
         self._release()
+
+    def _survives(self, error: StompError) -> bool:
+        """Send an ERROR that does not end the connection; False: it does."""
+        if not self._limits.profile.stays_open or error.message in FATAL_MESSAGES:
+            return False
+        self._output.append(encode_error(error, b"", self._version))
+        return True
+
+    def _refuse(self, error: BrokerError, receipt: bytes) -> None:
+        """End for what the core refused or the parser could not read."""
+        if isinstance(error, ProtocolViolation) and not self._limits.profile.tells_parse_errors:
+            self._end(b"")
+            self._release()
+            return
+        self._fail(error_of(error), receipt)
 
     def _end(self, frame: bytes) -> None:
         """Let a frame (or nothing) be the last; receipts that wait come before it."""
@@ -341,10 +384,13 @@ class StompSession:
             return
         name = headers.get("transaction")
         cause = headers.get("cause", "")
+        if kind == "reject" and not cause and "requeue" not in headers:
+            cause = "NACK"  # ActiveMQ's way: what is not consumed is kept as a dead letter.
+        delay_ms = nack_delay(headers) if kind == "requeue" else 0
         if name is not None:
-            self._transactions.settle(name, kind, *found, cause)
+            self._transactions.settle(name, kind, *found, cause, delay_ms)
         else:
-            subscriptions.settle(kind, *found, cause)
+            subscriptions.settle(kind, *found, cause, delay_ms)
 
     def _other(self, command: bytes, block: bytes, receipt: bytes) -> bool:
         """Take any frame but SEND and the common ACK; True if it was the last one."""
@@ -361,7 +407,8 @@ class StompSession:
         if command == b"ACK":
             self._settle("ACK", "acknowledge", headers, subscriptions)
         elif command == b"NACK":
-            kind: SettleKind = "requeue" if is_true(headers, "requeue", default=True) else "reject"
+            is_back = is_true(headers, "requeue", default=self._limits.profile.requeues_nacks)
+            kind: SettleKind = "requeue" if is_back else "reject"
             self._settle("NACK", kind, headers, subscriptions)
         elif command == b"SUBSCRIBE":
             subscriptions.subscribe(headers)
@@ -424,6 +471,8 @@ class StompSession:
         except AccessRefused as error:
             log.warning("STOMP login from %s refused: %s", self.peer, error.text)
             raise StompError("Bad CONNECT", error.text) from None
+        if self._limits.profile.checks_host and request.host and request.host not in broker.vhosts:
+            raise StompError("Bad CONNECT", f"Virtual host '{request.host[:200]}' access denied")
         # Many clients send the address they dialled as `host`: what names no vhost means the default one.
         self._vhost = broker.vhosts.get(request.host) or broker.vhost(broker.default_vhost)
         if not identity.may_enter(self._vhost.name):
@@ -444,7 +493,9 @@ class StompSession:
         self._subscriptions = SubscriptionTable(
             broker, vhost, identity, self._limits, self, request, token
         )
-        self._publisher = Publisher(broker, vhost, identity, self._subscriptions, self._version)
+        self._publisher = Publisher(
+            broker, vhost, identity, self._subscriptions, self._version, self._limits.profile
+        )
         self._output.append(
             encode_frame(
                 b"CONNECTED",

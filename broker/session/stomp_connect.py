@@ -12,6 +12,7 @@ from typing import final
 from broker.session.dn import DN
 from broker.session.sasl import CertificateLogin, Credentials, PasswordLogin
 from broker.session.stomp_errors import VERSIONS, StompError
+from broker.session.stomp_profile import STRICT, Profile
 from broker.session.stomp_send import read_headers
 from broker.wire.stomp import FrameLimits
 from broker.wire.stomp_headers import V10, V12, VERSION_TEXTS, split_block
@@ -42,7 +43,7 @@ class StompLimits:
     prefetch_default: int = 10_000
     prefetch_max: int = 65_535
     receipts_waiting_max: int = 1_000_000
-    ignores_auto_acks: bool = True
+    profile: Profile = STRICT
 
     def frames(self) -> FrameLimits:
         """The parser's share, for a peer that has logged in."""

@@ -12,19 +12,24 @@ import base64
 import hashlib
 from typing import Final, cast, final
 
+from broker.core.selector import Selector
 from broker.core.vhost import Vhost
-from broker.errors import AccessRefused
+from broker.errors import AccessRefused, PreconditionFailed
 from broker.session.auth import Identity
 from broker.session.stomp_connect import StompLimits
 from broker.session.stomp_destinations import (
+    TOPIC_EXCHANGE,
     Headers,
     Name,
+    binding_key,
     ensure_exchange,
     ensure_queue,
     is_true,
     queue_arguments,
+    virtual_topic,
 )
 from broker.session.stomp_errors import StompError, invalid_header
+from broker.session.stomp_profile import Profile
 from broker.session.stomp_subscription import AckMode
 
 ACK_MODES: Final = ("auto", "client", "client-individual")
@@ -34,22 +39,25 @@ DURABLE_NAME_HEADERS: Final = (
     "durable-subscription-name",
     "durable-subscriber-name",
 )
-UNSUPPORTED_HEADERS: Final = ("selector", "browser")
 GENERATED_PREFIX: Final = "amq.gen-"
 DURABLE_PREFIX: Final = "stomp-subscription-"
 
 
 @final
 class SubscribeRequest:
-    """The headers of a SUBSCRIBE frame, read; raises StompError for what makes no sense or is not supported."""
+    """The headers of a SUBSCRIBE frame, read; raises StompError for what makes no sense."""
 
-    __slots__ = ("ack_mode", "headers", "is_exclusive", "prefetch", "priority")
+    __slots__ = (
+        "ack_mode",
+        "headers",
+        "is_browser",
+        "is_preferred",
+        "prefetch",
+        "priority",
+        "selector",
+    )
 
     def __init__(self, headers: Headers, limits: StompLimits) -> None:
-        for name in UNSUPPORTED_HEADERS:
-            if headers.get(name, "false") not in ("", "false"):
-                # Ignored, it would deliver messages that the client did not ask for.
-                raise StompError("Not supported", f"This broker has no '{name}' on SUBSCRIBE\n")
         mode = headers.get("ack", "auto").strip()
         if mode not in ACK_MODES:
             raise invalid_header("ack", mode, ", ".join(ACK_MODES))
@@ -57,7 +65,9 @@ class SubscribeRequest:
         self.headers = headers
         self.prefetch = _prefetch(headers, limits)
         self.priority = _priority(headers)
-        self.is_exclusive = is_true(headers, "activemq.exclusive", default=False)
+        self.is_preferred = is_true(headers, "activemq.exclusive", default=False)
+        self.is_browser = is_true(headers, "browser", default=False)
+        self.selector = _selector(headers)
 
 
 def durable_name(headers: Headers, destination: str, client_id: str) -> str:
@@ -80,6 +90,7 @@ def queue_to_consume(
     headers: Headers,
     client_id: str,
     owner: object,
+    profile: Profile,
 ) -> tuple[str, bool]:
     """Make sure of the queue behind a destination; returns its name and whether it is a durable subscription's.
 
@@ -88,8 +99,12 @@ def queue_to_consume(
     if name.kind == "queue":
         queue = ensure_queue(name, vhost, identity, headers, owner)
         is_durable = False
+        topic = virtual_topic(queue, profile)
+        if topic:
+            _check_binding(vhost, identity, queue, TOPIC_EXCHANGE, topic)
+            vhost.bind_queue(queue, TOPIC_EXCHANGE, topic, owner=owner)
     elif name.kind in ("exchange", "topic"):
-        queue, is_durable = _bound_queue(name, vhost, identity, headers, client_id, owner)
+        queue, is_durable = _bound_queue(name, vhost, identity, headers, client_id, owner, profile)
     else:
         queue, is_durable = name.name, False
     identity.check(vhost.name, "read", "queue", queue)
@@ -97,7 +112,13 @@ def queue_to_consume(
 
 
 def _bound_queue(
-    name: Name, vhost: Vhost, identity: Identity, headers: Headers, client_id: str, owner: object
+    name: Name,
+    vhost: Vhost,
+    identity: Identity,
+    headers: Headers,
+    client_id: str,
+    owner: object,
+    profile: Profile,
 ) -> tuple[str, bool]:
     ensure_exchange(name, vhost, identity)
     vhost.exchange(name.name)
@@ -105,13 +126,11 @@ def _bound_queue(
     asked = headers.get("x-queue-name", "") or durable
     is_durable = bool(durable)
     identity.check(vhost.name, "configure", "queue", asked or GENERATED_PREFIX)
-    identity.check(vhost.name, "write", "queue", asked or GENERATED_PREFIX)
-    identity.check(vhost.name, "read", "exchange", name.name)
-    if vhost.exchanges[name.name].kind == "topic":
-        identity.check_topic(vhost.name, "read", name.name, name.key)
     if name.name == "":
         raise AccessRefused("operation not permitted on the default exchange")
-    queue = vhost.declare_queue(
+    key = binding_key(name.key, profile) if name.kind == "topic" else name.key
+    _check_binding(vhost, identity, asked or GENERATED_PREFIX, name.name, key)
+    made = vhost.declare_queue(
         asked,
         durable=is_durable,
         exclusive=is_true(headers, "exclusive", default=not asked),
@@ -119,8 +138,36 @@ def _bound_queue(
         arguments=queue_arguments(headers),
         owner=owner,
     )
-    vhost.bind_queue(queue.name, name.name, name.key, owner=owner)
-    return queue.name, is_durable
+    vhost.bind_queue(made.name, name.name, key, owner=owner)
+    if is_durable and any(headers.get(one) for one in DURABLE_NAME_HEADERS):
+        # A name has one topic: subscribing to another ends the old one (JMS 2.0, 6.11.1).
+        for binding in vhost.bindings_to(made):
+            if (binding.source.name, binding.routing_key) != (name.name, key):
+                vhost.unbind_queue(
+                    made.name,
+                    binding.source.name,
+                    binding.routing_key,
+                    binding.arguments,
+                    owner=owner,
+                )
+    return made.name, is_durable
+
+
+def _check_binding(vhost: Vhost, identity: Identity, queue: str, exchange: str, key: str) -> None:
+    identity.check(vhost.name, "write", "queue", queue)
+    identity.check(vhost.name, "read", "exchange", exchange)
+    if vhost.exchange(exchange).kind == "topic":
+        identity.check_topic(vhost.name, "read", exchange, key)
+
+
+def _selector(headers: Headers) -> Selector | None:
+    text = headers.get("selector", "")
+    if not text.strip():
+        return None
+    try:
+        return Selector(text)
+    except PreconditionFailed as error:
+        raise StompError("Invalid selector", error.text + "\n") from None
 
 
 def _named(*parts: str) -> str:

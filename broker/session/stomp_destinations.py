@@ -15,6 +15,7 @@ from broker.core.vhost import Vhost
 from broker.errors import NotFound
 from broker.session.auth import Identity
 from broker.session.stomp_errors import StompError, invalid_header
+from broker.session.stomp_profile import STRICT, Profile
 from broker.wire.stomp_headers import V12, escape
 
 Kind = Literal["queue", "exchange", "topic", "amq/queue", "temp-queue", "reply-queue"]
@@ -48,6 +49,10 @@ QUEUE_TEXTS: Final = frozenset(
         "x-queue-type",
     }
 )
+COMPOSITE_MAX: Final = 32
+"""Destinations in one composite."""
+_VIRTUAL_TOPIC: Final = re.compile(r"Consumer\.[^.]+\.(VirtualTopic\..+)")
+_COMMA: Final = re.compile(r",(?=/(?:queue|exchange|topic|amq/queue)/|(?:queue|topic)://)")
 _TO_ESCAPE: Final = re.compile(r"[/%\x00-\x1f\x7f]")
 
 Headers = dict[str, str]
@@ -79,11 +84,44 @@ class Name:
         self.is_durable = is_durable
 
 
-def read_name(text: str, vhost: Vhost) -> Name:
+def parts_of(text: str, profile: Profile) -> list[str]:
+    """The destinations of a composite one, whose parts may leave out the prefix or write it as ActiveMQ does; raises StompError."""
+    if "," not in text or profile.composites == "none":
+        return [text]
+    parts = _COMMA.split(text) if profile.composites == "typed" else text.split(",")
+    if len(parts) > COMPOSITE_MAX:
+        raise StompError("Invalid destination", f"It has more than {COMPOSITE_MAX} parts\n")
+    first = next((prefix for prefix, _ in PREFIXES if parts[0].startswith(prefix)), "")
+    found: list[str] = []
+    for part in parts:
+        part = part.strip()
+        for mark, prefix in (("queue://", "/queue/"), ("topic://", "/topic/")):
+            if part.startswith(mark):
+                part = prefix + part[len(mark) :]
+        found.append(part if part.startswith("/") or not part else first + part)
+    return list(dict.fromkeys(found))
+
+
+def binding_key(key: str, profile: Profile) -> str:
+    """A topic as a binding key: ActiveMQ's `>` as last word is AMQP's `#`."""
+    if profile.has_activemq_names and (key == ">" or key.endswith(".>")):
+        return key[:-1] + "#"
+    return key
+
+
+def virtual_topic(queue: str, profile: Profile) -> str:
+    """The topic that feeds a virtual topic's queue, `Consumer.NAME.VirtualTopic.TOPIC`; empty if it is none."""
+    found = _VIRTUAL_TOPIC.fullmatch(queue) if profile.has_activemq_names else None
+    return "" if found is None else binding_key(found[1], profile)
+
+
+def read_name(text: str, vhost: Vhost, profile: Profile = STRICT) -> Name:
     """Take a destination apart; raises StompError."""
     for prefix, kind in PREFIXES:
         if text.startswith(prefix):
-            parts = text[len(prefix) :].split("/")
+            rest = text[len(prefix) :]
+            has_slashes = profile.has_slashes and kind in ("queue", "topic")
+            parts = [rest] if has_slashes else rest.split("/")
             if len(parts) > (2 if kind == "exchange" else 1) or not parts[0]:
                 raise _invalid(kind, text[len(prefix) - 1 :])
             names = [_unescape(part, kind, text[len(prefix) - 1 :]) for part in parts]

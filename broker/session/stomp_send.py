@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from broker.core.delay import DELAY_MS_MAX
 from broker.core.destination import Destination
+from broker.core.selective import GROUP_HEADER
 from broker.errors import PreconditionFailed
 from broker.session.auth import Identity
 from broker.session.stomp_destinations import Headers, Name, is_true
@@ -17,6 +19,9 @@ from broker.wire.stomp_properties import HOP_HEADERS, SHORT_STRING_BYTES_MAX
 
 EXPIRATION_MS_MAX: Final = 0xFFFFFFFF
 """RabbitMQ's bound of a message's time to live, 49 days."""
+ORIGINAL_DESTINATION: Final = b"original-destination"
+DELAY_HEADERS: Final = ("x-delay", "AMQ_SCHEDULED_DELAY")
+UNSUPPORTED_HEADERS: Final = ("AMQ_SCHEDULED_CRON", "AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT")
 
 
 @final
@@ -24,18 +29,24 @@ class SendPlan:
     """What is to be done with the messages of one header block.
 
     `version` is that of the vhost's topology for which the destination was last made sure of.  `expiration_ms` is relative
-    (-1: none), `expires_at_ms` absolute (0: never).
+    (-1: none), `expires_at_ms` absolute (0: never).  `delay_ms` is relative, `due_ms` absolute (0: now).  `also`: plans of a
+    composite's further destinations.  `is_special`: it has any of these, or a message group.
     """
 
     __slots__ = (
+        "also",
+        "delay_ms",
         "destination",
+        "due_ms",
         "expiration_ms",
         "expires_at_ms",
         "has_expiry",
+        "has_group",
         "header",
         "headers",
         "is_mandatory",
         "is_persistent",
+        "is_special",
         "name",
         "priority",
         "transaction",
@@ -43,7 +54,14 @@ class SendPlan:
     )
 
     def __init__(
-        self, name: Name, destination: Destination, headers: Headers, version: int
+        self,
+        name: Name,
+        destination: Destination,
+        headers: Headers,
+        version: int,
+        *,
+        delays: bool = False,
+        also: tuple[SendPlan, ...] = (),
     ) -> None:
         self.name = name
         self.destination = destination
@@ -57,6 +75,25 @@ class SendPlan:
         self.expires_at_ms = _number(headers, "expires", (1 << 63) - 1, 0)
         self.has_expiry = self.expiration_ms >= 0 or self.expires_at_ms > 0
         self.transaction = headers.get("transaction")
+        self.also = also
+        self.has_group = bool(headers.get(GROUP_HEADER))
+        self.delay_ms = self.due_ms = 0
+        if delays:
+            self._read_delay(headers)
+        self.is_special = bool(also or self.has_group or self.delay_ms or self.due_ms)
+
+    def _read_delay(self, headers: Headers) -> None:
+        for name in UNSUPPORTED_HEADERS:
+            if headers.get(name, "0").strip() not in ("", "0"):
+                # Ignored, it would be sent once where the client asked for more.
+                raise StompError("Not supported", f"This broker has no '{name}'\n")
+        for name in DELAY_HEADERS:
+            self.delay_ms = max(self.delay_ms, _number(headers, name, DELAY_MS_MAX, 0))
+        self.due_ms = _number(headers, "AMQ_SCHEDULED_TIME", (1 << 63) - 1, 0)
+
+    def due_at(self, now_ms: int) -> int:
+        """When a message is to be published, in milliseconds since 1970; not after `now_ms`: at once."""
+        return max(now_ms + self.delay_ms, self.due_ms)
 
     def expires_at(self, now_ms: int) -> int:
         """When a message published now expires, in milliseconds since 1970; 0: never."""
@@ -88,11 +125,14 @@ def check_send(pairs: Pairs, headers: Headers, identity: Identity) -> None:
             raise StompError("Invalid header", "A header's name is longer than 255 bytes\n")
 
 
-def kept_block(pairs: Pairs, reply_to: bytes | None) -> bytes:
-    """The canonical block that travels with the message, without the headers of this hop."""
-    kept: Pairs = []
+def kept_block(pairs: Pairs, reply_to: bytes | None, original: bytes | None = None) -> bytes:
+    """The canonical block that travels with the message, without the headers of this hop.
+
+    `original` is the destination as its sender wrote it, where that is kept.
+    """
+    kept: Pairs = [] if original is None else [(ORIGINAL_DESTINATION, original)]
     for name, value in pairs:
-        if name in HOP_HEADERS:
+        if name in HOP_HEADERS or (name == ORIGINAL_DESTINATION and original is not None):
             continue
         kept.append((name, reply_to if name == b"reply-to" and reply_to is not None else value))
     return join_block(kept, V12)
@@ -105,6 +145,11 @@ def checked_receipt(receipt: bytes, version: int) -> bytes:
     if b"\\" in receipt:
         unescape(receipt, version)
     return receipt
+
+
+def nack_delay(headers: Headers) -> int:
+    """Milliseconds after which a NACKed message is to come back; 0: at once.  Raises StompError."""
+    return _number(headers, "x-delay", DELAY_MS_MAX, 0)
 
 
 def _number(headers: Headers, name: str, most: int, default: int) -> int:

@@ -13,12 +13,15 @@ from broker.core.destination import Destination
 from broker.core.subscription import Subscription
 from broker.core.vhost import Vhost
 from broker.session.stomp_destinations import write_name
+from broker.session.stomp_send import ORIGINAL_DESTINATION
 from broker.wire.properties import STOMP
+from broker.wire.stomp import encode_frame
 from broker.wire.stomp_headers import V12, convert_block, escape, unescape
 
 AckMode = Literal["auto", "client", "client-individual"]
 
 _FIRST: Final = b"\nredelivered:false\n"
+_ORIGINAL: Final = b"\n" + ORIGINAL_DESTINATION + b":"
 _AGAIN: Final = b"\nredelivered:true\n"
 
 
@@ -26,6 +29,7 @@ _AGAIN: Final = b"\nredelivered:true\n"
 class StompSubscription:
     """One SUBSCRIBE of a session.
 
+    A composite destination has one core subscription a queue, of which it holds all; none: it has ended.
     `unsettled` maps message numbers to deliveries, rising; no number below `first` is in it.
     """
 
@@ -34,31 +38,43 @@ class StompSubscription:
         "_destination",
         "_head",
         "_id_prefix",
+        "_keeps_destination",
         "_number",
         "_subscription_line",
         "_version",
         "_vhost",
         "ack_mode",
-        "deletes_queue",
+        "destination",
+        "durable_queues",
         "first",
         "id",
         "key",
         "prefix",
-        "queue_name",
-        "subscription",
+        "queue_names",
+        "subscriptions",
         "unsettled",
     )
 
     def __init__(
-        self, vhost: Vhost, id: str | None, key: str, prefix: bytes, ack_mode: AckMode, version: int
+        self,
+        vhost: Vhost,
+        id: str | None,
+        key: str,
+        prefix: bytes,
+        ack_mode: AckMode,
+        version: int,
+        *,
+        keeps_destination: bool = False,
     ) -> None:
         self.id = id
         self.key = key
         self.prefix = prefix
         self.ack_mode: AckMode = ack_mode
-        self.queue_name = ""
-        self.deletes_queue = False
-        self.subscription: Subscription | None = None
+        self.destination = ""
+        self.queue_names: list[str] = []
+        self.durable_queues: list[str] = []
+        self.subscriptions: list[Subscription] = []
+        self._keeps_destination = keeps_destination
         self.unsettled: dict[int, Delivery] = {}
         self.first = 1
         self._vhost = vhost
@@ -75,6 +91,14 @@ class StompSubscription:
 
     def encode(self, run: list[Delivery], output: list[bytes]) -> None:
         """Append a MESSAGE frame for each delivery, and keep what must be acknowledged."""
+        if not self._keeps_destination:
+            self._encode(run, output)
+            return
+        for delivery in run:
+            self._write_original(delivery)
+            self._encode([delivery], output)
+
+    def _encode(self, run: list[Delivery], output: list[bytes]) -> None:
         number = self._number
         version = self._version
         ack = self._ack
@@ -107,6 +131,18 @@ class StompSubscription:
 
     def _write_head(self, destination: Destination) -> bytes:
         name = destination.stomp_name or write_name(destination, self._vhost)
+        return self._set_head(destination, name)
+
+    def _write_original(self, delivery: Delivery) -> None:
+        """Take the destination that the sender wrote, where the message has it."""
+        message = delivery.message
+        _, mark, rest = (b"\n" + message.header_as(STOMP)).partition(_ORIGINAL)
+        if mark:
+            self._set_head(message.destination, rest.partition(b"\n")[0])
+        else:
+            self._write_head(message.destination)
+
+    def _set_head(self, destination: Destination, name: bytes) -> bytes:
         if self._version != V12 and b"\\" in name:
             name = escape(unescape(name, V12), self._version)
         self._destination = destination
@@ -116,6 +152,17 @@ class StompSubscription:
             self._id_prefix,
         )
         return self._head
+
+    def end_marker(self) -> bytes:
+        """ActiveMQ's MESSAGE that tells a browser that it has seen all."""
+        pairs = [
+            (b"message-id", b"0"),
+            (b"destination", self.destination.encode("utf-8", "replace")),
+            (b"browser", b"end"),
+        ]
+        if self.id is not None:
+            pairs.insert(0, (b"subscription", self.id.encode()))
+        return encode_frame(b"MESSAGE", pairs, version=self._version)
 
     def was_sent(self, number: int) -> bool:
         """Whether a message of this number was ever delivered."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
-from broker.core.subscription import UNLIMITED, Sink, Subscription
+from broker.core.selective import BrowseSink
+from broker.core.subscription import UNLIMITED, Credit, Subscription
+from broker.errors import BrokerError
 from broker.session.stomp_consume import (
     DURABLE_NAME_HEADERS,
     GENERATED_PREFIX,
@@ -16,8 +18,9 @@ from broker.session.stomp_consume import (
     durable_name,
     queue_to_consume,
 )
-from broker.session.stomp_destinations import Headers, Name, is_true, read_name
+from broker.session.stomp_destinations import Headers, Name, is_true, parts_of, read_name
 from broker.session.stomp_errors import StompError, bad_command, missing_header
+from broker.session.stomp_profile import Profile
 from broker.session.stomp_subscription import StompSubscription
 from broker.session.stomp_transaction import SettleKind, Settlement
 from broker.wire.stomp_headers import V10, V11, V12
@@ -58,7 +61,7 @@ class SubscriptionTable:
         vhost: Vhost,
         identity: Identity,
         limits: StompLimits,
-        owner: Sink,
+        owner: BrowseSink,
         request: ConnectRequest,
         token: bytes,
     ) -> None:
@@ -91,15 +94,31 @@ class SubscriptionTable:
                 f"A subscription identified by '{key[:200]}' already exists.",
             )
         request = SubscribeRequest(headers, self._limits)
-        name = self.read_name(text, "SUBSCRIBE")
-        queue, is_durable = queue_to_consume(
-            name, self._vhost, self._identity, headers, self._client_id, self.owner
-        )
-        added = self._add_subscription(key, id, request, queue)
-        added.deletes_queue = is_durable
+        profile = self._limits.profile
+        queues: list[str] = []
+        durable: list[str] = []
+        filters = False
+        for part in parts_of(text, profile):
+            name = self.read_name(part, "SUBSCRIBE")
+            queue, is_durable = queue_to_consume(
+                name, self._vhost, self._identity, headers, self._client_id, self.owner, profile
+            )
+            queues.append(queue)
+            if is_durable:
+                durable.append(queue)
+            filters = filters or name.kind in ("topic", "exchange")
+        added = self._add_subscription(key, id, request, queues, filters=filters)
+        added.durable_queues = durable
+        added.destination = text
 
     def _add_subscription(
-        self, key: str, id: str | None, request: SubscribeRequest, queue: str
+        self,
+        key: str,
+        id: str | None,
+        request: SubscribeRequest,
+        queues: list[str],
+        *,
+        filters: bool = False,
     ) -> StompSubscription:
         if len(self._by_prefix) >= self._limits.subscriptions_max:
             raise StompError(
@@ -107,22 +126,64 @@ class SubscriptionTable:
             )
         self._count += 1
         prefix = b"%b-%d" % (self._token, self._count)
-        mode = request.ack_mode
-        added = StompSubscription(self._vhost, id, key, prefix, mode, self._version)
-        added.queue_name = queue
-        subscription = Subscription(
-            self.owner,
+        mode = "auto" if request.is_browser else request.ack_mode
+        added = StompSubscription(
+            self._vhost,
+            id,
             key,
-            is_acknowledged=mode != "auto",
-            credit=UNLIMITED if mode == "auto" else request.prefetch,
-            is_exclusive=request.is_exclusive,
-            priority=request.priority,
-            context=added,
+            prefix,
+            mode,
+            self._version,
+            keeps_destination=self._limits.profile.keeps_destination,
         )
-        self._vhost.subscribe(queue, subscription, self.owner)
-        added.subscription = subscription
+        is_acknowledged = mode != "auto"
+        shared = Credit(request.prefetch) if is_acknowledged and len(queues) > 1 else None
+        try:
+            for queue in queues:
+                subscription = Subscription(
+                    self.owner,
+                    key,
+                    is_acknowledged=is_acknowledged,
+                    credit=request.prefetch if is_acknowledged else UNLIMITED,
+                    shared=shared,
+                    priority=request.priority,
+                    context=added,
+                    selector=request.selector,
+                    is_preferred=request.is_preferred,
+                    drops_rest=filters,
+                )
+                if request.is_browser:
+                    self._vhost.browse(queue, subscription, self.owner, self.owner)
+                else:
+                    self._vhost.subscribe(queue, subscription, self.owner)
+                added.queue_names.append(queue)
+                added.subscriptions.append(subscription)
+        except BrokerError:
+            self._close(added)
+            raise
         self._by_key[key] = self._by_prefix[prefix] = added
         return added
+
+    def _close(self, ended: StompSubscription) -> None:
+        """Take a subscription out of the core; what it holds stays in its hands."""
+        subscriptions, ended.subscriptions = ended.subscriptions, []
+        for subscription in subscriptions:
+            self._vhost.end_browsing(subscription)
+            self._vhost.unsubscribe(subscription)
+
+    def forget(self, ended: StompSubscription) -> None:
+        """The core has ended a subscription: its id is free again."""
+        self._close(ended)
+        if self._by_key.get(ended.key) is ended:
+            del self._by_key[ended.key]
+        if not ended.unsettled:
+            self._by_prefix.pop(ended.prefix, None)
+
+    def browsed(self, subscription: Subscription, context: StompSubscription) -> bool:
+        """A browser has seen all of one queue; True: it was the last one."""
+        if subscription in context.subscriptions:
+            context.subscriptions.remove(subscription)
+        return not context.subscriptions
 
     def unsubscribe(self, headers: Headers) -> None:
         """Take an UNSUBSCRIBE frame; raises StompError, BrokerError."""
@@ -135,24 +196,22 @@ class SubscriptionTable:
         )
         ended = self._by_key.pop(key or "", None)
         if ended is None:
-            queue = durable_name(headers, "", self._client_id) if durable else ""
-            if queue not in self._vhost.queues:
+            queues = [durable_name(headers, "", self._client_id)] if durable else []
+            if not queues or queues[0] not in self._vhost.queues:
                 raise StompError("No subscription found", f"Subscription to '{key}' not found\n")
         else:
-            assert ended.subscription is not None, "an open subscription is known to the core"
-            self._vhost.unsubscribe(ended.subscription)
-            ended.subscription = None
-            queue = ended.queue_name if ended.deletes_queue else ""
+            self._close(ended)
+            queues = ended.durable_queues
             if not ended.unsettled:
                 # Otherwise late ACKs are still welcome; what is never acknowledged goes back at the end.
                 del self._by_prefix[ended.prefix]
-        if wants_delete and queue:
+        for queue in queues if wants_delete else ():
             self._identity.check(self._vhost.name, "configure", "queue", queue)
             self._vhost.delete_queue(queue, owner=self.owner)
 
     def read_name(self, text: str, command: str) -> Name:
         """Take a destination apart, temporary queues of this connection resolved."""
-        name = read_name(text, self._vhost)
+        name = read_name(text, self._vhost, self._limits.profile)
         if name.kind != "temp-queue":
             return name
         if command == "SUBSCRIBE":
@@ -180,7 +239,7 @@ class SubscriptionTable:
         if is_implicit:
             identity.check(self._vhost.name, "read", "queue", made.name)
             request = SubscribeRequest({}, self._limits)
-            self._add_subscription(text, text, request, made.name)
+            self._add_subscription(text, text, request, [made.name])
         return made.name
 
     def ack(self, block: bytes) -> bool:
@@ -200,25 +259,34 @@ class SubscriptionTable:
         if not taken:
             return False
         self._acknowledged += taken
-        if subscription.subscription is None and not subscription.unsettled:
+        if not subscription.subscriptions and not subscription.unsettled:
             del self._by_prefix[prefix]
         return True
 
     def settle(
-        self, kind: SettleKind, subscription: StompSubscription, number: int, cause: str
+        self,
+        kind: SettleKind,
+        subscription: StompSubscription,
+        number: int,
+        cause: str,
+        delay_ms: int,
     ) -> None:
         """Settle what an ACK or NACK of this message means; `find` has found it."""
-        self.apply(kind, subscription.take(number), cause)
-        if subscription.subscription is None and not subscription.unsettled:
+        self.apply(kind, subscription.take(number), cause, delay_ms)
+        if not subscription.subscriptions and not subscription.unsettled:
             self._by_prefix.pop(subscription.prefix, None)
 
-    def apply(self, kind: SettleKind, deliveries: list[Delivery], cause: str) -> None:
+    def apply(
+        self, kind: SettleKind, deliveries: list[Delivery], cause: str, delay_ms: int
+    ) -> None:
         """Settle deliveries that were taken out of their subscription."""
         if kind == "acknowledge":
             self._acknowledged += deliveries
             return
         self.flush()
-        if kind == "requeue":
+        if kind == "requeue" and delay_ms:
+            self._broker.delays.requeue(deliveries, self._broker.now_ms + delay_ms)
+        elif kind == "requeue":
             self._broker.requeue(deliveries)
         else:
             self._broker.reject(deliveries, cause)
@@ -240,7 +308,7 @@ class SubscriptionTable:
         prefix, _, digits = value.encode().rpartition(b"-")
         subscription = self._by_prefix.get(prefix)
         if subscription is None or not digits.isdigit() or len(digits) > _DIGITS_MAX:
-            raise _unknown_message(headers)
+            raise _unknown_message(command, headers, self._limits.profile)
         if self._version == V11:
             told = headers.get("subscription")
             if told is not None and told != subscription.id:
@@ -250,11 +318,11 @@ class SubscriptionTable:
                 )
         number = int(digits)
         if subscription.ack_mode == "auto":
-            if self._limits.ignores_auto_acks and subscription.was_sent(number):
+            if self._limits.profile.passes_auto_acks and subscription.was_sent(number):
                 return None
-            raise _unknown_message(headers)
+            raise _unknown_message(command, headers, self._limits.profile)
         if number not in subscription.unsettled:
-            raise _unknown_message(headers)
+            raise _unknown_message(command, headers, self._limits.profile)
         return subscription, number
 
     def flush(self) -> None:
@@ -269,9 +337,7 @@ class SubscriptionTable:
         self.flush()
         held = list(also)
         for subscription in self._by_prefix.values():
-            if subscription.subscription is not None:
-                self._vhost.unsubscribe(subscription.subscription)
-                subscription.subscription = None
+            self._close(subscription)
             held.extend(subscription.unsettled.values())
             subscription.unsettled = {}
         self._by_prefix.clear()
@@ -281,6 +347,9 @@ class SubscriptionTable:
         self._broker.forget_owner(self.owner)
 
 
-def _unknown_message(headers: Headers) -> StompError:
+def _unknown_message(command: str, headers: Headers, profile: Profile) -> StompError:
     shown = headers.get("id", headers.get("message-id", ""))[:200]
+    if profile.name == "activemq":
+        text = f"Unexpected {command} received for message-id [{shown}]"
+        return StompError(text, text + "\n")
     return StompError("Message not found", f"No message '{shown}' waits for an ACK or NACK here\n")

@@ -26,14 +26,20 @@ SettleKind = Literal["acknowledge", "requeue", "reject"]
 class Settlement:
     """One ACK or NACK of a transaction, with the deliveries it took out of its subscription."""
 
-    __slots__ = ("cause", "deliveries", "kind", "numbers", "subscription")
+    __slots__ = ("cause", "delay_ms", "deliveries", "kind", "numbers", "subscription")
 
     def __init__(
-        self, kind: SettleKind, subscription: StompSubscription, number: int, cause: str
+        self,
+        kind: SettleKind,
+        subscription: StompSubscription,
+        number: int,
+        cause: str,
+        delay_ms: int,
     ) -> None:
         self.kind: SettleKind = kind
         self.subscription = subscription
         self.cause = cause
+        self.delay_ms = delay_ms
         self.numbers = subscription.numbers(number)
         self.deliveries = subscription.take(number)
 
@@ -100,10 +106,11 @@ class TransactionTable:
         subscription: StompSubscription,
         number: int,
         cause: str,
+        delay_ms: int,
     ) -> None:
         """Keep an ACK or NACK for COMMIT; what it means leaves its subscription at once."""
         transaction = self._named(name)
-        transaction.settle(Settlement(kind, subscription, number, cause))
+        transaction.settle(Settlement(kind, subscription, number, cause, delay_ms))
         self._check(transaction)
 
     def commit(
@@ -122,7 +129,9 @@ class TransactionTable:
                 error = refused(plan, reached)
                 error.body += "The rest of the transaction was committed.\n"
         for settlement in transaction.settlements:
-            subscriptions.apply(settlement.kind, settlement.deliveries, settlement.cause)
+            subscriptions.apply(
+                settlement.kind, settlement.deliveries, settlement.cause, settlement.delay_ms
+            )
         subscriptions.flush()
         if error is not None:
             raise error

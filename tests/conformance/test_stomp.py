@@ -1,8 +1,8 @@
 """Runs the STOMP conformance tables (stomp*.json): bytes in, bytes out, closed or not.
 
 A case: `name`, `source` (clause of the specification or peer), `version` to connect with first (none: the case does it
-itself), `limits` of the session, `steps`.  A step: `peer` ("a"), `in`, `out`, `late` (the disk has not synced yet), `sync`
-(now it has), `lost` (the peer's socket breaks).  `^@` stands for NUL.  `closes`: the peers that are closed in the end.
+itself), `limits` of the session, `profile` of the listener, `steps`.  A step: `peer` ("a"), `in`, `out`, `late` (the disk has not synced yet), `sync`
+(now it has), `wait` (seconds that pass before), `lost` (the peer's socket breaks).  `^@` stands for NUL.  `closes`: the peers that are closed in the end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker.session.stomp_connect import StompLimits
+from broker.session.stomp_profile import PROFILES
 from tests.support.stomp_house import House
 
 HERE = Path(__file__).parent
@@ -28,7 +29,8 @@ def raw(text: str) -> bytes:
 
 
 def run(case: dict, chunk: int) -> None:
-    house = House(StompLimits(**case.get("limits", {})))
+    profile = PROFILES[case.get("profile", "strict")]
+    house = House(StompLimits(**case.get("limits", {}), profile=profile))
     for name in ("a", "b") if any(step.get("peer") == "b" for step in case["steps"]) else ("a",):
         house.peer(name)
         if case.get("version"):
@@ -39,6 +41,7 @@ def run(case: dict, chunk: int) -> None:
         if step.get("lost"):
             house.lose(name)
             continue
+        house.wait(step.get("wait", 0))
         data = raw(step.get("in", ""))
         size = chunk or len(data) or 1
         session = house.peer(name)

@@ -47,6 +47,12 @@ class House:
         self.turn(is_durable=is_durable)
         return self.read(name)
 
+    def wait(self, seconds: float) -> None:
+        """Let time pass, as the server's timer does."""
+        if seconds:
+            self.core.clock.seconds += seconds
+            self.core.broker.tick()
+
     def turn(self, *, is_durable: bool = True) -> None:
         broker = self.core.broker
         for _ in range(50):

@@ -31,11 +31,13 @@ def test_nonsense(headers):
         SubscribeRequest(headers, LIMITS)
 
 
-@pytest.mark.parametrize("headers", [{"selector": "a = 1"}, {"browser": "true"}])
-def test_what_is_not_supported_is_said(headers):
+def test_selector_and_browser_are_read():
+    request = SubscribeRequest({"selector": "a = 1", "browser": "true"}, LIMITS)
+    assert request.selector is not None and request.is_browser
+    assert SubscribeRequest({"selector": " ", "browser": "false"}, LIMITS).selector is None
     with pytest.raises(StompError) as caught:
-        SubscribeRequest(headers, LIMITS)
-    assert caught.value.message == "Not supported"
+        SubscribeRequest({"selector": "a ="}, LIMITS)
+    assert caught.value.message == "Invalid selector"
 
 
 def test_priority_may_be_negative():
