@@ -12,22 +12,22 @@ Tests: tests/unit/agents/test_database.py, tests/interop/test_database_broker.py
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from agents.config import DatabaseSettings
 from agents.errors import BadRecord, BadRequest, SettingsError
+from agents.lifetime import held
 from agents.records.parse import parse_record
 from agents.records.payload import split_payload
 from agents.records.stored import stored_record
 from agents.records.wire import decode_record
 from agents.recordstore.interface import Kind, RecordStore, StoredRecord, UnstorableRecord
 from agents.recordstore.sqlite import SqliteRecordStore
-from agents.staging import BadRow, DayStaging, staged_row
+from agents.staging import BadRow, DayStaging, StagedRow, is_part_of_day, single_row, staged_row
 from agents.transport import Incoming, Transport
 from agents.worker import BadMessageFolder, BatchLimits, Rejection, Worker
 
@@ -81,6 +81,12 @@ def _stored(raw: dict[str, object], received: datetime) -> StoredRecord:
         raise BadRecord(f"cannot be stored: {error}") from error
 
 
+class _Made(NamedTuple):
+    """What a raw message was made to: its records, or why it is none."""
+
+    content: list[StoredRecord] | BadRecord
+
+
 @final
 class RawCommit:
     """Stores batches of raw messages.
@@ -94,16 +100,10 @@ class RawCommit:
         self.replaced = 0
         self.unchanged = 0
         self._store = store
-        # By identity; the message is kept with its records, so that no other can get its number.
-        self._prepared: dict[int, tuple[Incoming, list[StoredRecord] | BadRecord]] = {}
 
     def prepare(self, message: Incoming) -> None:
-        """Make the records of a message that a later batch will hold, or that `forget` drops."""
-        self._prepared[id(message)] = (message, _records_or_reason(message, datetime.now(UTC)))
-
-    def forget(self, message: Incoming) -> None:
-        """Drop what was prepared for a message that no batch will hold."""
-        self._prepared.pop(id(message), None)
+        """Make the records of a message, which stay with it."""
+        message.prepared = _Made(_records_or_reason(message, datetime.now(UTC)))
 
     def __call__(self, messages: Sequence[Incoming]) -> list[Rejection]:
         """Store a batch; give the messages that are no records."""
@@ -111,8 +111,12 @@ class RawCommit:
         records: list[StoredRecord] = []
         rejections: list[Rejection] = []
         for message in messages:
-            prepared = self._prepared.pop(id(message), None)
-            made = prepared[1] if prepared else _records_or_reason(message, received)
+            prepared = message.prepared
+            made = (
+                prepared.content
+                if isinstance(prepared, _Made)
+                else _records_or_reason(message, received)
+            )
             if isinstance(made, BadRecord):
                 rejections.append(Rejection(message, made.text))
             else:
@@ -133,9 +137,13 @@ def _records_or_reason(message: Incoming, received: datetime) -> list[StoredReco
 
 @final
 class SummaryCommit:
-    """Gathers batches of summary rows, and replaces each day that is whole."""
+    """Gathers batches of summary rows, and replaces each day that is whole.
+
+    Rows that are no part of a day are stored one by one under their ids, until a generation replaces their day.
+    """
 
     def __init__(self, store: RecordStore, staging: DayStaging) -> None:
+        self.single_rows = 0
         self.days_replaced = 0
         self.days_refused = 0
         self._store = store
@@ -143,14 +151,20 @@ class SummaryCommit:
 
     def __call__(self, messages: Sequence[Incoming]) -> list[Rejection]:
         """Stage a batch and replace what is whole; give the messages that are no rows."""
-        rows = []
+        rows: list[StagedRow] = []
+        singles: list[StoredRecord] = []
         rejections: list[Rejection] = []
         for message in messages:
             try:
-                row = staged_row(message.headers, message.body)
-                rows.append(row)
+                if is_part_of_day(message.headers):
+                    rows.append(staged_row(message.headers, message.body))
+                else:
+                    singles.append(single_row(message.body))
             except BadRow as error:
                 rejections.append(Rejection(message, error.text))
+        if singles:
+            self._store.put(singles)
+            self.single_rows += len(singles)
         days = {row.day for row in rows}
         known = {day: self._store.day_generation(day) for day in days}
         wanted = []
@@ -200,7 +214,7 @@ class DatabaseAgent:
             bytes_max=settings.batch_bytes,
             wait_seconds=settings.batch_wait_seconds,
             # After a reconnect the broker gives again what still waits here from before.
-            waiting_messages_max=4 * settings.prefetch,
+            waiting_messages_max=2 * settings.prefetch,
             retry_max_seconds=settings.retry_max_seconds,
         )
         name = f"database-{settings.name}"
@@ -221,8 +235,7 @@ class DatabaseAgent:
 
     def _receive_raw(self, message: Incoming) -> None:
         self._raw_commit.prepare(message)
-        if not self.raw.receive(message):
-            self._raw_commit.forget(message)
+        self.raw.receive(message)
 
     def _receive_row(self, message: Incoming) -> None:
         self.summary.receive(message)
@@ -243,32 +256,33 @@ class DatabaseAgent:
         raw, summary = self.raw.counts, self.summary.counts
         return (
             f"records: {commit.inserted} new, {commit.replaced} replaced, {commit.unchanged} known already;"
-            f" summary rows: {summary.committed}, days replaced: {self._summary_commit.days_replaced};"
+            f" summary rows: {summary.committed}, days replaced: {self._summary_commit.days_replaced}"
+            f" (refused: {self._summary_commit.days_refused}), single rows: {self._summary_commit.single_rows};"
             f" bad messages: {raw.rejected + summary.rejected}; failed tries: {raw.failures + summary.failures}"
         )
 
 
-def run(settings: DatabaseSettings, data_folder: Path) -> None:
-    """Run a database agent until SIGTERM or SIGINT; to be called in the main thread.
+def run(
+    settings: DatabaseSettings, data_folder: Path, stopping: threading.Event | None = None
+) -> None:
+    """Run a database agent until SIGTERM, SIGINT or `stopping`.
 
-    Raises SettingsError or RecordStoreError when the store cannot be used.
+    Raises SettingsError (a folder in use, a store that is not offered) or RecordStoreError.
     """
-    is_stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: is_stopping.set())
-    agent = DatabaseAgent(settings, data_folder)
-    agent.start()
-    log.info(
-        "database %s: stores %s in %s",
-        settings.name,
-        settings.raw_queue,
-        settings.store_path(data_folder),
-    )
-    last_report = agent.report()
-    while not is_stopping.wait(REPORT_SECONDS):
-        report = agent.report()
-        if report != last_report:
-            log.info("database %s: %s", settings.name, report)
-            last_report = report
-    agent.stop()
-    log.info("database %s stopped: %s", settings.name, agent.report())
+    with held(agent_folder(settings, data_folder), stopping) as stop_asked:
+        agent = DatabaseAgent(settings, data_folder)
+        agent.start()
+        log.info(
+            "database %s: stores %s in %s",
+            settings.name,
+            settings.raw_queue,
+            settings.store_path(data_folder),
+        )
+        last_report = agent.report()
+        while not stop_asked.wait(REPORT_SECONDS):
+            report = agent.report()
+            if report != last_report:
+                log.info("database %s: %s", settings.name, report)
+                last_report = report
+        agent.stop()
+        log.info("database %s stopped: %s", settings.name, agent.report())

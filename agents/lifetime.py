@@ -12,7 +12,24 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from agents.durable import make_folder
 from agents.errors import SettingsError
+
+
+@contextlib.contextmanager
+def held(folder: Path, stopping: threading.Event | None = None) -> Iterator[threading.Event]:
+    """Make and hold an agent's folder; gives the event (its own, or `stopping`) that SIGTERM and SIGINT set.
+
+    Raises SettingsError when another agent has the folder or it cannot be made.
+    """
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise SettingsError(f"cannot use the folder {folder}: {error.strerror}") from error
+    stop_asked = stopping or threading.Event()
+    with only_one(folder):
+        stop_on_signals(stop_asked)
+        yield stop_asked
 
 
 @contextlib.contextmanager

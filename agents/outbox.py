@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import threading
 import zlib
 from collections import OrderedDict
@@ -23,6 +22,7 @@ from typing import Final, final
 
 import msgpack
 
+from agents.durable import make_folder, sync_folder, write_file
 from agents.errors import AgentError, SpoolFull
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Outbox:
         self._bytes = 0
         self._next_number = 1
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._guard = (folder / "lock").open("wb")
         except OSError as error:
             raise AgentError(f"cannot use the spool folder {folder}: {error.strerror}") from error
@@ -92,9 +92,9 @@ class Outbox:
             number = self._next_number
             self._next_number += 1
             try:
-                self._write(number, b"".join((_MAGIC, _checked(content), content)))
+                write_file(self._path(number), b"".join((_MAGIC, _checked(content), content)))
+                sync_folder(self._folder)
             except OSError as error:
-                self._path(number).with_suffix(".tmp").unlink(missing_ok=True)
                 self._path(number).unlink(missing_ok=True)
                 raise SpoolFull(f"the spool cannot be written: {error.strerror}") from error
             self._sizes[number] = size
@@ -131,16 +131,6 @@ class Outbox:
                 self._bytes += size
                 self._next_number = int(path.stem) + 1
 
-    def _write(self, number: int, content: bytes) -> None:
-        path = self._path(number)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        sync_folder(self._folder)
-
     def _read(self, number: int) -> SpooledBatch | None:
         path = self._path(number)
         try:
@@ -162,25 +152,6 @@ class Outbox:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:020d}{_SUFFIX}"
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace a file whole: temporary, sync, rename; the caller syncs the folder when it must be durable."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
 
 
 def _checked(content: bytes) -> bytes:

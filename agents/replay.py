@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from agents.config import ReplaySettings
-from agents.lifetime import only_one, stop_on_signals
+from agents.lifetime import held
 from agents.recordstore.sqlite import SqliteRecordStore
 from agents.replays.ledger import ReplayLedger
 from agents.replays.quarantine import Quarantine
@@ -34,11 +34,8 @@ def run(
 ) -> None:
     """Answer requests until SIGTERM, SIGINT or `stopping`; SettingsError for a folder in use."""
     folder = data_folder / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    stop_asked = stopping or threading.Event()
     with contextlib.ExitStack() as open_things:
-        open_things.enter_context(only_one(folder))
-        stop_on_signals(stop_asked)
+        stop_asked = open_things.enter_context(held(folder, stopping))
         raw = SqliteRecordStore(data_folder / settings.path)
         open_things.callback(raw.close)
         summary = SqliteRecordStore(data_folder / settings.summary_path)

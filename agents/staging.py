@@ -1,7 +1,8 @@
 """Summary rows on their way: gathered on disk until a day's generation is whole.
 
 Each message is one row with headers that say its day, generation, place and how many there are (`agents.summaries.messages`);
-a day without rows is one message with an empty object.
+a day without rows is one message with an empty object.  A row without any of these headers (of a filtered replay, or of
+a sender that knows no generations) stands for itself: `single_row`.
 
 Invariants: `add` is durable when it returns; the same part again is the same part; what is whole stays until it is
 forgotten, so a kill between replacing a day and forgetting it only replaces it again, which changes nothing.
@@ -42,7 +43,7 @@ _NUMBER_MAX: Final = 2**63 - 1
 
 
 class BadRow(AgentError):
-    """A message that is no part of a day of summary rows."""
+    """A message that is no summary row, or no part of a day of them."""
 
 
 @final
@@ -59,6 +60,24 @@ class StagedRow:
         self.rows_count = rows_count
         self.place = place
         self.record = record
+
+
+def is_part_of_day(headers: Mapping[str, str]) -> bool:
+    """Tell whether a message says of which day and generation it is a part."""
+    return any(name in headers for name in (DAY_HEADER, GENERATION_HEADER, ROWS_HEADER, ROW_HEADER))
+
+
+def single_row(body: bytes) -> StoredRecord:
+    """Read a summary row that belongs to no generation; raise BadRow with the reason when it is none."""
+    try:
+        row = decode_record(body)
+        if not row:
+            raise BadRow(
+                f"an empty object is no row (a day without rows has the header {DAY_HEADER})"
+            )
+        return StoredRecord.of(Kind.SUMMARY, row_id(row), row)
+    except (BadRecord, UnstorableRecord) as error:
+        raise BadRow(error.text) from error
 
 
 def staged_row(headers: Mapping[str, str], body: bytes) -> StagedRow:

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Final, final
 
 from agents.config import SummarySettings
+from agents.durable import make_folder
 from agents.errors import AgentError
-from agents.lifetime import only_one, stop_on_signals
+from agents.lifetime import held
 from agents.recordstore.interface import RecordStore, RecordStoreError, StoredRecord
 from agents.recordstore.sqlite import SqliteRecordStore
 from agents.summaries.changes import Changes, changes_of
@@ -145,12 +146,8 @@ def run(
     settings: SummarySettings, data_folder: Path, stopping: threading.Event | None = None
 ) -> None:
     """Keep summaries until SIGTERM, SIGINT or `stopping`; SettingsError for what cannot be used."""
-    folder = data_folder / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    stop_asked = stopping or threading.Event()
     with contextlib.ExitStack() as open_things:
-        open_things.enter_context(only_one(folder))
-        stop_on_signals(stop_asked)
+        stop_asked = open_things.enter_context(held(data_folder / FOLDER, stopping))
         room = open_things.enter_context(_opened(settings, data_folder, stop_asked.is_set))
         transport = Transport(settings.broker, "summary")
         transport.start()
@@ -197,7 +194,7 @@ def rebuild(
     if count > REBUILD_DAYS_MAX:
         raise AgentError(f"{count} days; at most {REBUILD_DAYS_MAX} at once")
     rebuilt: list[RebuiltDay] = []
-    (data_folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    make_folder(data_folder / FOLDER)
     with _opened(settings, data_folder, lambda: False) as room:
         for back in range(count):
             day = first + timedelta(days=back)

@@ -11,7 +11,8 @@ Invariants:
 - `publish` either returns with all confirmed or raises; what it raises never claims that nothing arrived.
 - A settlement belongs to the session its message came in: after a reconnect it is a no-op, as the broker has put
   the message back by then.
-- Listeners run in stomp.py's receiver thread; they must not block, or heart-beats starve.  Prefetch is the bound.
+- Listeners run in stomp.py's receiver thread; while they block no heart-beat is taken, so
+  they may for moments only.  Prefetch is the bound.
 - This is the only module of `agents` that imports stomp.
 
 Tests: tests/unit/agents/test_transport.py, tests/interop/test_collector.py.
@@ -75,9 +76,12 @@ DISCONNECT_SECONDS: Final = 1.0
 
 @final
 class Incoming:
-    """A message received; `destination` is the name that was subscribed to, `headers` are the broker's."""
+    """A message received; `destination` is the name that was subscribed to, `headers` are the broker's.
 
-    __slots__ = ("_session", "body", "destination", "headers")
+    `prepared` is for whoever receives it: what was made of it before its turn came.
+    """
+
+    __slots__ = ("_session", "body", "destination", "headers", "prepared")
 
     def __init__(
         self,
@@ -89,7 +93,13 @@ class Incoming:
         self.body = body
         self.headers = headers
         self.destination = destination
+        self.prepared: object = None
         self._session = session
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it can still be settled; the broker gives a message of a lost connection again."""
+        return self._session is None or self._session.is_open
 
     @property
     def is_redelivered(self) -> bool:

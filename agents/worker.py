@@ -3,18 +3,16 @@
 Invariants: a message is acknowledged only after `commit` returned with it; while the store fails the batch stays
 unacknowledged and is tried again, ever more slowly; a message that no try can store is kept in a folder with its
 reason and rejected to the broker's dead letters, alone.  Commits run in the worker's own thread, one at a time, in
-the order of arrival.  `receive` never blocks.
+the order of arrival.  Memory is bounded: `receive` waits while more waits than the limits allow, so that the socket
+holds the broker back; what an earlier connection brought is dropped then, as the broker gives it again.
 Must not know: stores, record formats, STOMP.
 Tests: tests/unit/agents/test_worker.py.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -24,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, final
 
+from agents.durable import make_folder, name_of, shown, sync_folder, write_file
 from agents.errors import AgentError
 from agents.transport import Incoming, jittered
 
@@ -31,7 +30,8 @@ log = logging.getLogger(__name__)
 
 CAUSE_LENGTH_MAX: Final = 500
 TRIES_BEFORE_ALONE: Final = 3
-_NAME_LENGTH: Final = 32
+ROOM_SECONDS: Final = 0.5
+"""How often a receiver that waits for room looks whether its connection is still there."""
 
 
 class Settles(Protocol):
@@ -65,19 +65,19 @@ class BatchLimits:
     bytes_max: int = 5 * 1024 * 1024
     wait_seconds: float = 0.2
     waiting_messages_max: int = 16_000
+    waiting_bytes_max: int = 64 * 1024 * 1024
     retry_min_seconds: float = 0.1
     retry_max_seconds: float = 60.0
 
 
 @final
 class WorkerCounts:
-    """What a worker did since it started; read by anybody, written by its thread (`refused`: the receiver's)."""
+    """What a worker did since it started; read by anybody, written by its thread (`received`: the receiver's)."""
 
-    __slots__ = ("batches", "committed", "failures", "received", "refused", "rejected")
+    __slots__ = ("batches", "committed", "failures", "received", "rejected")
 
     def __init__(self) -> None:
         self.received = 0
-        self.refused = 0
         self.committed = 0
         self.rejected = 0
         self.batches = 0
@@ -99,10 +99,9 @@ class BadMessageFolder:
 
     def keep(self, message: Incoming, reason: str) -> Path | None:
         """Write message and reason durably; None when the folder is full.  Raises OSError."""
-        name = hashlib.sha256(message.body).hexdigest()[:_NAME_LENGTH] + ".json"
-        path = self._folder / name
-        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / name_of(message.body)
         if self._files_count is None:
+            make_folder(self._folder)
             self._files_count = sum(1 for _ in self._folder.glob("*.json"))
         is_new = not path.exists()
         if is_new and self._files_count >= self._files_max:
@@ -117,12 +116,10 @@ class BadMessageFolder:
             "kept": datetime.now(UTC).isoformat(timespec="seconds"),
             "destination": message.destination,
             "headers": message.headers,
+            **shown("body", message.body),
         }
-        try:
-            text["body"] = message.body.decode()
-        except UnicodeDecodeError:
-            text["body_base64"] = base64.b64encode(message.body).decode()
-        _write_durably(path, json.dumps(text, indent=2).encode())
+        write_file(path, json.dumps(text, indent=2).encode())
+        sync_folder(self._folder)
         if is_new:
             self._files_count += 1
         return path
@@ -175,19 +172,41 @@ class Worker:
         """Messages received and in no batch yet."""
         return len(self._waiting)
 
-    def receive(self, message: Incoming) -> bool:
-        """Take a message; never blocks.  Beyond the bound it goes back to its queue, and False says so."""
+    def receive(self, message: Incoming) -> None:
+        """Take a message, as soon as there is room for it.
+
+        While it waits nothing is read from the connection, heart-beats neither: if the store fails for long the
+        connection is given up.  A message that is not taken (its connection is gone, or the worker stops) comes
+        again.
+        """
         with self._changed:
-            if len(self._waiting) < self._limits.waiting_messages_max:
-                self._waiting.append(message)
-                self._waiting_bytes += len(message.body)
-                self.counts.received += 1
-                if len(self._waiting) == 1 or self._is_full():
-                    self._changed.notify()
-                return True
-            self.counts.refused += 1
-        self._settles.reject(message, f"{self.name} has too many messages waiting", requeue=True)
-        return False
+            while not self._has_room(message):
+                self._drop_stale()
+                if self._has_room(message):
+                    break
+                if self._is_stopping or not message.is_current:
+                    return
+                self._changed.wait(ROOM_SECONDS)
+            self._waiting.append(message)
+            self._waiting_bytes += len(message.body)
+            self.counts.received += 1
+            if len(self._waiting) == 1 or self._is_full():
+                self._changed.notify_all()
+
+    def _has_room(self, message: Incoming) -> bool:
+        limits = self._limits
+        if not self._waiting:
+            return True
+        return (
+            len(self._waiting) < limits.waiting_messages_max
+            and self._waiting_bytes + len(message.body) <= limits.waiting_bytes_max
+        )
+
+    def _drop_stale(self) -> None:
+        kept = deque(message for message in self._waiting if message.is_current)
+        if len(kept) < len(self._waiting):
+            self._waiting = kept
+            self._waiting_bytes = sum(len(message.body) for message in kept)
 
     def _run(self) -> None:
         while batch := self._take():
@@ -224,6 +243,7 @@ class Worker:
                 batch.append(self._waiting.popleft())
                 batch_bytes += size
             self._waiting_bytes -= batch_bytes
+            self._changed.notify_all()
             return batch
 
     def _work_on(self, batch: list[Incoming]) -> None:
@@ -308,18 +328,3 @@ class Worker:
         log.warning("%s: bad message kept in %s: %s", self.name, path or "the broker", cause)
         self._settles.reject(rejection.message, cause, requeue=False)
         self.counts.rejected += 1
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, on disk when it returns."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

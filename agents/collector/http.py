@@ -202,6 +202,7 @@ class CollectorRequest(Request):
 
     _gate: Gate
     _body: _Body | None = None
+    _is_taken = False
 
     def gotLength(self, length: int | None) -> None:  # noqa: N802
         """Prepare for the body."""
@@ -216,8 +217,8 @@ class CollectorRequest(Request):
         self.process()
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802
-        """Forget the body; what is already on its way to the broker goes on."""
-        if self._body is not None:
+        """Forget the body, unless it is being worked on: that goes on, and its memory counts until then."""
+        if self._body is not None and not self._is_taken:
             self._body.release()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
@@ -250,6 +251,7 @@ class CollectorRequest(Request):
             gate.counters.request_errors += 1
             self._reply(refusal)
             return
+        self._is_taken = True
         content = body.getvalue()
         record_bytes_max = gate.settings.record_bytes_max
         query = self.uri.partition(b"?")[2]

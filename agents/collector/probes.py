@@ -15,7 +15,7 @@ from typing import final
 import msgspec
 
 from agents.collector.intake import Intake
-from agents.outbox import write_durably
+from agents.durable import write_file
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class ProbeBook:
     def save(self, content: bytes) -> None:
         """Write a snapshot; may be called from another thread."""
         try:
-            write_durably(self._path, content)
+            write_file(self._path, content)
         except OSError as error:
             log.error("%s cannot be written: %s", self._path, error)
 

@@ -7,8 +7,6 @@ Tests: tests/unit/agents/collector/test_quarantine.py.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import threading
 from collections.abc import Sequence
@@ -16,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import final
 
+from agents.durable import make_folder, name_of, shown, sync_folder, write_file
 from agents.errors import SpoolFull
-from agents.outbox import sync_folder, write_durably
 
 
 @final
@@ -38,7 +36,7 @@ class Quarantine:
         self._folder = folder
         self._files_max = files_max
         self._lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._count = sum(1 for _ in folder.glob("*.json"))
 
     @property
@@ -63,8 +61,7 @@ class Quarantine:
                 raise SpoolFull(f"quarantine cannot be written: {error.strerror}") from error
 
     def _write(self, record: Rejected, now: str, sender: str, how: str) -> None:
-        name = hashlib.sha256(record.original).hexdigest()[:32]
-        path = self._folder / f"{name}.json"
+        path = self._folder / name_of(record.original)
         if path.exists():
             return
         if self._count >= self._files_max:
@@ -74,10 +71,7 @@ class Quarantine:
             "received": now,
             "from": sender,
             "by": how,
+            **shown("original", record.original),
         }
-        try:
-            content["original"] = record.original.decode()
-        except UnicodeDecodeError:
-            content["original-base64"] = base64.b64encode(record.original).decode("ascii")
-        write_durably(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        write_file(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
         self._count += 1

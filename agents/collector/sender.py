@@ -29,6 +29,8 @@ PARCELS_MAX: Final = 256
 MESSAGES_MAX: Final = 5_000
 IDLE_SECONDS: Final = 0.5
 REFUSED_PAUSE_SECONDS: Final = 30.0
+FAILED_PAUSE_SECONDS: Final = 5.0
+"""After a batch that the broker has could not be taken out of the spool: without a pause it would go out all the time."""
 REFUSALS_MAX: Final = 4
 """Messages of one batch that may be refused by themselves; each costs a handful of connections."""
 ACCEPTED_LATELY_SECONDS: Final = 60.0
@@ -77,6 +79,7 @@ class Sender:
         self._changed = threading.Condition()
         self._is_stopping = False
         self._refused_until = 0.0
+        self._drain_from = 0.0
         self._accepted_at = float("-inf")
         self._is_spool_refusing = False
         self._thread = threading.Thread(target=self._run, name="collector-sender", daemon=True)
@@ -122,6 +125,7 @@ class Sender:
             except Exception as error:
                 # The thread must live: without it every POST would hang.  The sender keeps its records.
                 log.exception("sending failed")
+                self._drain_from = time.monotonic() + FAILED_PAUSE_SECONDS
                 for parcel in parcels:
                     parcel.answer(f"internal error: {type(error).__name__}")
 
@@ -210,7 +214,13 @@ class Sender:
         if rejected and time.monotonic() - self._accepted_at > ACCEPTED_LATELY_SECONDS:
             self._pause_for(first)
             return
-        self._quarantine.keep(rejected, "spool", "refused")
+        try:
+            self._quarantine.keep(rejected, "spool", "refused")
+        except SpoolFull as error:
+            # The batch stays where it is, the rest of the spool behind it: somebody must look.
+            log.error("the spool waits: %s", error.text)
+            self._drain_from = time.monotonic() + REFUSED_PAUSE_SECONDS
+            return
         self.drained_count += len(messages) - len(rejected)
         self._outbox.remove(batch)
 
@@ -246,7 +256,11 @@ class Sender:
         return self._publisher.is_connected() and time.monotonic() >= self._refused_until
 
     def _can_drain(self) -> bool:
-        return self._outbox.file_count > 0 and self._may_publish()
+        return (
+            self._outbox.file_count > 0
+            and time.monotonic() >= self._drain_from
+            and self._may_publish()
+        )
 
     def _answer(self, parcels: list[_Parcel], problem: str | None) -> None:
         for parcel in parcels:

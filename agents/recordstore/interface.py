@@ -13,6 +13,7 @@ Tests: tests/unit/agents/recordstore/test_interface.py, test_sqlite.py.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -151,7 +152,7 @@ class Selection:
 
 
 class PutCount(NamedTuple):
-    """What a put did: new ids, ids whose record changed, ids that were there just so."""
+    """What a put did: new ids, ids whose record changed, ids that were there just so (but for `@received`)."""
 
     inserted: int
     replaced: int
@@ -171,7 +172,10 @@ class RecordStore(Protocol):
     """Keep records; every failure is a RecordStoreError whose text says what to do."""
 
     def put(self, records: Sequence[StoredRecord]) -> PutCount:
-        """Store the records, all or none; durable when it returns.  The last of one id stays."""
+        """Store the records, all or none; durable when it returns.  The last of one id stays.
+
+        A record that differs from the stored one in nothing but `@received` changes nothing.
+        """
         ...
 
     def get(self, kind: Kind, record_id: str) -> StoredRecord | None:
@@ -247,6 +251,12 @@ def time_ms(value: object) -> int | None:
         return None
 
 
+def says_the_same(text: str, other: str) -> bool:
+    """Tell whether two records' JSON texts differ in nothing but `@received`, when each arrived."""
+    # A quote before a name and a colon after it stand in no string, where quotes are escaped.
+    return text == other or _ARRIVAL.sub("", text, 1) == _ARRIVAL.sub("", other, 1)
+
+
 def day_start_ms(day: date) -> int:
     """Give the first millisecond of a UTC day."""
     return (day.toordinal() - _EPOCH_ORDINAL) * MILLISECONDS_A_DAY
@@ -259,6 +269,7 @@ def day_of_ms(timestamp_ms: int) -> date:
 
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final = msgspec.json.Decoder(dict[str, object])
+_ARRIVAL: Final = re.compile(r'"@received":"[^"]*"')
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()

@@ -39,6 +39,7 @@ from agents.recordstore.interface import (
     StoreUnavailable,
     day_of_ms,
     day_start_ms,
+    says_the_same,
 )
 from agents.recordstore.keys import KEY_FIELDS, KeyValue, key_values
 from agents.recordstore.sql import (
@@ -409,9 +410,10 @@ def _replace_changed(
     table = kind.value
     for record in records:
         old = connection.execute(
-            f"SELECT time_ms FROM {table} WHERE id = ? AND doc IS NOT ?", (record.id, record.text)
+            f"SELECT time_ms, doc FROM {table} WHERE id = ? AND doc IS NOT ?",
+            (record.id, record.text),
         ).fetchone()
-        if old is not None:
+        if old is not None and not says_the_same(old[1], record.text):
             connection.execute(f"REPLACE INTO {table}{_INTO}", _row(record))
             replaced += 1
             days |= {day_of_ms(old[0]), day_of_ms(record.timestamp_ms)}

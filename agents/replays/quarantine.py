@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 from typing import Final, final
 
+from agents.durable import make_folder, shown, sync_folder, write_file
+
 log = logging.getLogger(__name__)
 
 FILES_MAX: Final = 1_000
@@ -26,31 +28,15 @@ class Quarantine:
         self._folder = folder
         self._files_max = files_max
         self._written_count = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
 
     def keep(self, body: bytes, reason: str, now_ms: int) -> Path:
         """Write one refused request durably; OSError when the disk refuses."""
         self._written_count += 1
         path = self._folder / f"{now_ms:015d}-{os.getpid()}-{self._written_count:06d}.json"
-        content = json.dumps(
-            {
-                "reason": reason,
-                "refused_ms": now_ms,
-                "body": body.decode("utf-8", "backslashreplace"),
-            },
-            indent=1,
-        )
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        content = {"reason": reason, "refused_ms": now_ms, **shown("body", body)}
+        write_file(path, json.dumps(content, indent=1).encode())
+        sync_folder(self._folder)
         log.warning("a replay request was refused and kept in %s: %s", path, reason)
         self._drop_oldest()
         return path

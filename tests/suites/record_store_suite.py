@@ -73,6 +73,17 @@ class RecordStoreSuite:
         assert changed is not None
         assert changed.document["VOName"] == "changed"
 
+    def test_only_another_arrival_changes_nothing(self, store: RecordStore):
+        xml = '<a b="@received":"x">'
+        first = job(1, **{"@received": "2026-03-15T00:00:00Z", "RawXML": xml})
+        store.put([first])
+        later = job(1, **{"@received": "2026-03-16T00:00:00Z", "RawXML": xml})
+        assert store.put([later]) == (0, 0, 1)
+        assert store.put([job(1, **{"@received": "2026-03-16T00:00:00Z", "RawXML": xml + "y"})])[1]
+        found = store.get(Kind.RAW, "id00001")
+        assert found is not None
+        assert found.document["RawXML"] == xml + "y"
+
     def test_last_of_one_id_in_a_batch_stays(self, store: RecordStore):
         store.put([job(1, VOName="first"), job(1, VOName="last")])
         found = store.get(Kind.RAW, "id00001")

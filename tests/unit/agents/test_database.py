@@ -90,16 +90,30 @@ def test_a_record_that_comes_again_is_one_record(store):
     assert store.count(Selection()) == 1
 
 
-def test_prepared_messages_are_stored_the_same_and_not_kept(store):
+def test_prepared_messages_are_stored_the_same(store):
     commit = RawCommit(store)
-    good, bad, dropped = raw(1), Incoming(b"no record", {}, "/q"), raw(2)
-    for message in (good, bad, dropped):
+    good, bad = raw(1), Incoming(b"no record", {}, "/q")
+    for message in (good, bad):
         commit.prepare(message)
-    commit.forget(dropped)
     (rejection,) = commit([good, bad])
     assert rejection.message is bad
     assert [r.document["LocalJobId"] for r in store.scan(Selection())] == ["1"]
-    assert commit._prepared == {}
+
+
+def test_a_record_sent_again_is_known_already_and_keeps_its_arrival(store):
+    commit = RawCommit(store)
+    commit([raw(1)])
+    (first,) = store.scan(Selection())
+    before = store.changed_days(0)
+    again = raw(1)
+    again.prepared = None
+    commit([again])
+    assert (commit.inserted, commit.replaced, commit.unchanged) == (1, 0, 1)
+    (second,) = store.scan(Selection())
+    assert second.document["@received"] == first.document["@received"]
+    assert store.changed_days(0) == before
+    commit([raw(1, VOName="cms")])
+    assert commit.replaced == 1
 
 
 def test_a_batch_is_made_again_when_the_store_fails(store):
@@ -182,6 +196,29 @@ def test_a_day_is_replaced_when_its_last_row_arrives(store, staging):
     commit(second[:1])
     assert vo_names(store) == ["a", "d"]
     assert store.day_generation(DAY) == 2
+
+
+def test_rows_without_a_day_are_stored_one_by_one_until_a_generation_comes(store, staging):
+    commit = SummaryCommit(store, staging)
+    commit(summary(1, ["a", "b"]))
+    single = [
+        Incoming(m.body, {"content-type": "application/json"}, m.destination)
+        for m in summary(1, ["b", "c"])
+    ]
+    assert commit(single) == []
+    assert commit(single) == []
+    assert vo_names(store) == ["a", "b", "c"]
+    assert store.day_generation(DAY) == 1
+    assert commit.single_rows == 4
+    commit(summary(2, ["a", "b"]))
+    assert vo_names(store) == ["a", "b"]
+
+
+@pytest.mark.parametrize("body", [b"{}", b"no row", b'{"VOName":"a"}'])
+def test_what_is_no_single_row_is_rejected_with_the_reason(store, staging, body):
+    (rejection,) = SummaryCommit(store, staging)([Incoming(body, {}, "/grace.site.summary")])
+    assert rejection.reason
+    assert vo_names(store) == []
 
 
 def test_older_generations_and_repeats_are_taken_and_change_nothing(store, staging):

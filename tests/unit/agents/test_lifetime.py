@@ -9,7 +9,7 @@ import pytest
 from agents import replay, summary
 from agents.config import BrokerSettings, ReplaySettings, SummarySettings
 from agents.errors import SettingsError
-from agents.lifetime import only_one, stop_on_signals
+from agents.lifetime import held, only_one, stop_on_signals
 
 
 def test_a_folder_is_for_one_agent(tmp_path):
@@ -56,3 +56,17 @@ def test_agents_stop_at_once_while_no_broker_is_there(tmp_path, agent, settings)
     stopping.set()
     thread.join(5)
     assert not thread.is_alive() and time.monotonic() - started < 2.0
+
+
+def test_an_agents_folder_is_made_held_and_given_with_what_stops_it(tmp_path):
+    stopping = threading.Event()
+    with held(tmp_path / "a" / "b", stopping) as stop_asked:
+        assert stop_asked is stopping
+        with pytest.raises(SettingsError, match="in use"), held(tmp_path / "a" / "b"):
+            pass
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="cannot use the folder"), held(tmp_path / "file" / "x"):
+        pass

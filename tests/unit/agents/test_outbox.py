@@ -5,7 +5,6 @@ import os
 
 import pytest
 
-from agents import outbox as module
 from agents.errors import AgentError, SpoolFull
 from agents.outbox import Outbox
 
@@ -75,7 +74,7 @@ def test_a_full_disk_keeps_nothing_and_says_so(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(SpoolFull, match="No space left"):
             outbox.put("/a", {}, [b"1"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock"]

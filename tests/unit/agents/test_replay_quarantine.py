@@ -8,7 +8,7 @@ from agents.replays.quarantine import Quarantine
 def test_body_and_reason_are_kept(tmp_path):
     path = Quarantine(tmp_path / "q").keep(b"\xff{not json", "not JSON", 77)
     kept = json.loads(path.read_text())
-    assert kept == {"reason": "not JSON", "refused_ms": 77, "body": "\\xff{not json"}
+    assert kept == {"reason": "not JSON", "refused_ms": 77, "body-base64": "/3tub3QganNvbg=="}
 
 
 def test_the_oldest_goes_first_and_the_log_says_so(tmp_path, caplog):

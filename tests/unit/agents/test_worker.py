@@ -128,7 +128,7 @@ def test_rejected_messages_are_kept_then_rejected_alone(settled, start, tmp_path
     assert settled.log == [("ack", b"good", b"fine"), ("nack", b"bad \xff", "no record", False)]
     (path,) = (tmp_path / "bad").iterdir()
     kept = json.loads(path.read_text())
-    assert base64.b64decode(kept.pop("body_base64")) == b"bad \xff"
+    assert base64.b64decode(kept.pop("body-base64")) == b"bad \xff"
     assert kept.pop("kept")
     assert kept == {
         "reason": "no\nrecord",
@@ -193,12 +193,53 @@ def test_stop_while_the_store_fails_leaves_the_batch_unacknowledged(settled, sta
     assert settled.log == []
 
 
-def test_too_many_waiting_go_back_to_their_queue(settled, start):
+class Session:
+    """The part of a transport's session that tells whether it is still there."""
+
+    def __init__(self):
+        self.is_open = True
+
+
+@pytest.mark.parametrize(
+    "limits", [BatchLimits(waiting_messages_max=2), BatchLimits(waiting_bytes_max=25)]
+)
+def test_receiving_waits_while_too_much_waits(settled, start, limits):
+    worker = start(lambda batch: [], limits)
+    session = Session()
+    bodies = [b"0" * 10, b"1" * 10, b"2" * 10]
+    for body in bodies[:2]:
+        worker.receive(Incoming(body, {}, "/q", session))
+    third = threading.Thread(
+        target=worker.receive, args=(Incoming(bodies[2], {}, "/q", session),), daemon=True
+    )
+    third.start()
+    third.join(0.02)
+    assert third.is_alive()
+    worker.start()
+    settled.wait(2)
+    third.join(5)
+    assert worker.counts.received == 3
+    assert [entry[0] for entry in settled.log] == ["ack", "ack"]
+
+
+def test_what_a_lost_connection_brought_makes_room(start):
     worker = start(lambda batch: [], BatchLimits(waiting_messages_max=2))
-    for n in range(3):
-        worker.receive(message(b"%d" % n))
-    assert settled.log == [("nack", b"2", "w has too many messages waiting", True)]
-    assert (worker.counts.received, worker.counts.refused, worker.waiting_count) == (2, 1, 2)
+    lost, present = Session(), Session()
+    for n in range(2):
+        worker.receive(Incoming(b"%d" % n, {}, "/q", lost))
+    lost.is_open = False
+    worker.receive(Incoming(b"again", {}, "/q", present))
+    assert [message.body for message in worker._waiting] == [b"again"]
+    assert worker._waiting_bytes == len(b"again")
+
+
+def test_a_message_whose_connection_goes_while_it_waits_is_left_to_the_broker(start):
+    worker = start(lambda batch: [], BatchLimits(waiting_messages_max=1))
+    worker.receive(Incoming(b"kept", {}, "/q", Session()))
+    lost = Session()
+    lost.is_open = False
+    worker.receive(Incoming(b"lost", {}, "/q", lost))
+    assert [message.body for message in worker._waiting] == [b"kept"]
 
 
 def test_a_bad_message_that_cannot_be_kept_yet_is_not_rejected_yet(settled, start, tmp_path):

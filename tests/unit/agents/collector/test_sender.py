@@ -165,3 +165,39 @@ def test_a_full_spool_is_logged_once_until_it_is_over(sender, broker, outbox, ca
     assert submit(sender, b"again") == []
     step(sender)
     assert sum("again" in r.message for r in caplog.records) == 1
+
+
+def test_a_batch_that_stays_in_the_spool_does_not_go_out_all_the_time(
+    sender, broker, outbox, tmp_path
+):
+    sender._quarantine = Quarantine(tmp_path / "full", 0)
+    submit(sender, b"before")
+    step(sender)
+    broker.refuses = lambda body: body == b"bad"
+    submit(sender, b"1", b"bad")
+    step(sender)
+    sender._refused_until = 0.0
+    step(sender)
+    taken = list(broker.taken)
+    assert outbox.file_count == 1
+    step(sender)
+    assert broker.taken == taken, "it waits until somebody has looked"
+
+
+def test_a_spool_file_that_cannot_be_removed_makes_the_thread_pause(
+    sender, broker, outbox, monkeypatch
+):
+    broker.connected = False
+    submit(sender, b"1")
+    step(sender)
+    broker.connected = True
+
+    def fail(batch):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(outbox, "remove", fail)
+    sender.start()
+    while sender._drain_from == 0.0:
+        pass
+    sender.stop(5.0)
+    assert broker.taken == [b"1"]
