@@ -88,7 +88,7 @@ class Broker:
     @property
     def has_changes(self) -> bool:
         """Whether this turn's unit holds anything yet."""
-        return bool(self.unit)
+        return bool(self.unit) or bool(self.letters)
 
     def vhost(self, name: str) -> Vhost:
         """The vhost of that name; raises NotFound."""
@@ -307,7 +307,7 @@ class Broker:
         touched = self.touched
         while touched or self.letters:
             if self.letters:
-                self._post_letters()
+                self.post_letters()
             touched = self.touched
             self.touched = []
             for queue in touched:
@@ -316,7 +316,7 @@ class Broker:
                     queue.dispatch()
             touched = self.touched
 
-    def _post_letters(self) -> None:
+    def post_letters(self) -> None:
         """Publish the dead letters of this turn: here, where no queue is being looked at, and in the same unit."""
         letters = self.letters
         for _ in range(LETTERS_MAX):

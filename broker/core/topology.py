@@ -81,6 +81,9 @@ class Topology(ABC):
 
     def queue(self, name: str, owner: object = None) -> Queue:
         """The queue of that name; raises NotFound, or ResourceLocked if it is exclusive to another owner."""
+        if self.broker.letters:
+            # Whoever asks for a queue sees what happened before.
+            self.broker.post_letters()
         found = self.queues.get(name)
         if found is None:
             raise NotFound(f"no queue '{name}' in vhost '{self.name}'")
@@ -206,6 +209,8 @@ class Topology(ABC):
     ) -> Queue:
         """Make a queue ("": server-named), or check that the one there is equivalent."""
         arguments = arguments or {}
+        if self.broker.letters:
+            self.broker.post_letters()
         found = self.queues.get(name)
         if found is not None:
             if (found.is_exclusive or exclusive) and (
@@ -250,6 +255,23 @@ class Topology(ABC):
             self.broker.watch(queue, queue.unused_since_ms + queue.settings.expires_ms)
         if queue.is_exclusive:
             self.broker.own(queue)
+
+    def add_reply_queue(self, name: str, owner: object) -> Queue:
+        """Make a queue for the answers to one consumer, which it goes with; its name is reserved."""
+        self._check_room(len(self.queues))
+        queue = Queue(
+            self._as_vhost(),
+            name,
+            [Lane(self.broker.new_lane())],
+            is_durable=False,
+            is_exclusive=True,
+            is_auto_delete=True,
+            arguments={},
+            settings=QueueArguments({}, name, self.name),
+            owner=owner,
+        )
+        self._add_queue(queue)
+        return queue
 
     def restore_queue(self, name: str, made: dict[str, Any], lanes: list[Lane]) -> Queue:
         """Put a durable queue back as the store had it."""

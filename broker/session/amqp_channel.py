@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, final
 
+from broker.core.arguments import type_name
 from broker.core.message import Message
 from broker.core.subscription import UNLIMITED, Credit, Subscription
 from broker.errors import (
@@ -22,6 +23,8 @@ from broker.errors import (
     ResourceLimit,
 )
 from broker.session.amqp_consumer import Consumer
+from broker.session.amqp_patience import Patience
+from broker.session.amqp_reply import REPLY_TO, add_queue, with_name
 from broker.session.amqp_transaction import Transaction
 from broker.wire.amqp import methods
 from broker.wire.amqp.frames import content_frames, method_frame
@@ -45,6 +48,7 @@ class AmqpChannel:
         "_delivery_tag",
         "_first_unsettled",
         "_named_count",
+        "_patience",
         "_prefetch",
         "_shared",
         "_shared_limit",
@@ -60,6 +64,7 @@ class AmqpChannel:
         "number",
         "promised_seq",
         "published_seq",
+        "reply_queue",
         "vhost",
     )
 
@@ -84,6 +89,8 @@ class AmqpChannel:
         self._shared_limit = 0
         self._transaction: Transaction | None = None
         self._named_count = 0
+        self._patience = Patience()
+        self.reply_queue = ""
 
     # Out
 
@@ -105,6 +112,13 @@ class AmqpChannel:
                 unsettled[number] = delivery
         self._delivery_tag = tag + len(run)
         connection.out.append(consumer.encode(run, tag))
+        if consumer.unfit:
+            for number, _ in consumer.unfit:
+                self._unsettled.pop(number, None)
+            connection.unfit.append(
+                ([delivery for _, delivery in consumer.unfit], subscription.is_acknowledged)
+            )
+            consumer.unfit = []
 
     def cancelled(self, subscription: Subscription, reason: str) -> None:
         """The queue is gone: tell the peer if it wants to know (the core calls it)."""
@@ -127,7 +141,12 @@ class AmqpChannel:
         traits = publishing.traits.get(header)
         if traits is None:
             traits = publishing.find_traits(header)
-        is_persistent, priority, expiration_ms = traits
+        is_persistent, priority, expiration_ms, extras = traits
+        copies: tuple[str, ...] = ()
+        if extras is not None:
+            copies = extras.copies
+            if extras.wants_reply:
+                header = with_name(self, header)
         now_ms = connection.broker.now_ms
         expires_at = 0 if expiration_ms is None else now_ms + expiration_ms
         if self._transaction is not None:
@@ -135,7 +154,7 @@ class AmqpChannel:
                 message = Message(
                     destination, AMQP, header, body, is_persistent, priority, now_ms, expires_at
                 )
-                self._hold(self._transaction, message, is_mandatory)
+                self._hold(self._transaction, message, is_mandatory, copies)
             return
         if self.is_confirming:
             connection.promises.confirming[self] = None
@@ -144,7 +163,11 @@ class AmqpChannel:
             message = Message(
                 destination, AMQP, header, body, is_persistent, priority, now_ms, expires_at
             )
-            reached = publish(message)
+            reached = (
+                publish(message)
+                if extras is None
+                else self.vhost.publish_copied(message, (message.routing_key, *copies))
+            )
             if reached < 1:
                 self._not_taken(message, reached, is_mandatory)
             elif self.is_confirming:
@@ -219,7 +242,8 @@ class AmqpChannel:
         """Start a consumer."""
         connection = self.connection
         queue = self.queue_name(queue)
-        connection.check("read", "queue", queue)
+        if queue != REPLY_TO:
+            connection.check("read", "queue", queue)
         if tag in self.consumers:
             raise NotAllowed(f"attempt to reuse consumer tag '{tag}'")
         if len(self.consumers) >= connection.limits.channel_consumers_max:
@@ -229,6 +253,8 @@ class AmqpChannel:
         while not tag or tag in self.consumers:
             self._named_count += 1
             tag = f"amq.ctag-{connection.broker.random_name()}-{self._named_count}"
+        if queue == REPLY_TO:
+            queue = add_queue(self, no_ack)
         subscription = Subscription(
             self,
             tag,
@@ -257,11 +283,15 @@ class AmqpChannel:
         connection = self.connection
         queue = self.queue_name(queue)
         connection.check("read", "queue", queue)
-        found = self.vhost.get(queue, not no_ack, owner=connection)
-        if found is None:
-            self.reply("basic.get-empty", "")
-            return
-        delivery, left_count = found
+        while True:
+            found = self.vhost.get(queue, not no_ack, owner=connection)
+            if found is None:
+                self.reply("basic.get-empty", "")
+                return
+            delivery, left_count = found
+            if len(delivery.message.header_as(AMQP)) <= connection.header_bytes_max:
+                break
+            connection.refuse_unfit([delivery], is_acknowledged=not no_ack)
         self._delivery_tag += 1
         if not no_ack:
             self._unsettled[self._delivery_tag] = delivery
@@ -350,6 +380,10 @@ class AmqpChannel:
         self._first_unsettled = self._delivery_tag + 1
         return deliveries
 
+    def is_overdue(self, now: float, timeout_seconds: float) -> bool:
+        """Whether a delivery has waited too long for its acknowledgement."""
+        return self._patience.is_over(self._unsettled, self._delivery_tag, now, timeout_seconds)
+
     # Transactions
 
     def tx_select(self) -> None:
@@ -360,7 +394,13 @@ class AmqpChannel:
             self._transaction = Transaction()
         self.reply("tx.select-ok")
 
-    def _hold(self, transaction: Transaction, message: Message, is_mandatory: bool) -> None:
+    def _hold(
+        self,
+        transaction: Transaction,
+        message: Message,
+        is_mandatory: bool,
+        copies: tuple[str, ...],
+    ) -> None:
         limits = self.connection.limits
         transaction.held_bytes += len(message.body) + len(message.header)
         if (
@@ -371,13 +411,13 @@ class AmqpChannel:
                 f"transaction holds more than {limits.transaction_bytes_max} bytes or "
                 f"{limits.transaction_count_max} messages"
             )
-        transaction.published.append((message, is_mandatory))
+        transaction.published.append((message, is_mandatory, copies))
 
     def tx_commit(self) -> None:
         """Do what was held, all in this turn's unit."""
         transaction = self._require_transaction()
         # Asked before anything is done: what fails then leaves nothing half done.
-        for message, _ in transaction.published:
+        for message, _, _ in transaction.published:
             if self.vhost.exchange(message.exchange).is_internal:
                 raise AccessRefused(
                     f"cannot publish to internal exchange '{message.exchange}' in vhost "
@@ -385,8 +425,12 @@ class AmqpChannel:
                 )
         self._transaction = Transaction()
         is_whole = True
-        for message, is_mandatory in transaction.published:
-            reached = self.vhost.publish(message)
+        for message, is_mandatory, copies in transaction.published:
+            reached = (
+                self.vhost.publish_copied(message, (message.routing_key, *copies))
+                if copies
+                else self.vhost.publish(message)
+            )
             if reached == 0 and is_mandatory:
                 self._return(message)
             is_whole = is_whole and reached >= 0
@@ -433,6 +477,7 @@ def _priority(arguments: dict[str, Any], queue: str, vhost: str) -> int:
     priority = arguments.get("x-priority", 0)
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise PreconditionFailed(
-            f"invalid arg 'x-priority' for queue '{queue}' in vhost '{vhost}': unacceptable_type"
+            f"invalid arg 'x-priority' for queue '{queue}' in vhost '{vhost}': "
+            f'"expected integer, got {type_name(priority)}"'
         )
     return priority

@@ -24,11 +24,18 @@ from broker.session.amqp_channel import AmqpChannel
 from broker.session.amqp_handshake import State
 from broker.session.amqp_limits import AmqpLimits
 from broker.session.amqp_operations import OPERATIONS
+from broker.session.amqp_patience import check_seconds
 from broker.session.amqp_promises import Promises
 from broker.session.amqp_publishing import Publishing
 from broker.session.heartbeat import Heartbeat
 from broker.wire.amqp import methods
-from broker.wire.amqp.frames import HEARTBEAT_FRAME, Command, FrameParser, method_frame
+from broker.wire.amqp.frames import (
+    CONTENT_OVERHEAD_BYTES,
+    HEARTBEAT_FRAME,
+    Command,
+    FrameParser,
+    method_frame,
+)
 
 if TYPE_CHECKING:
     from broker.core.broker import Broker
@@ -59,6 +66,7 @@ class AmqpConnection:
     __slots__ = (
         "_backlog",
         "_blocked_reason",
+        "_check_at",
         "_close_at",
         "_heartbeat",
         "_held_bytes",
@@ -90,6 +98,7 @@ class AmqpConnection:
         "promises",
         "publishing",
         "state",
+        "unfit",
         "vhost",
         "wants_cancel",
     )
@@ -122,6 +131,7 @@ class AmqpConnection:
         self.capabilities: dict[str, Any] = {}
         self.wants_cancel = False
         self.acknowledged: list[Delivery] = []
+        self.unfit: list[tuple[list[Delivery], bool]] = []
         self.publishing: Publishing | None = None
         self._wake = wake
         self.is_loopback = is_loopback
@@ -130,6 +140,7 @@ class AmqpConnection:
         self._login: Login | None = None
         self._login_by: float | None = now + limits.login_seconds
         self._close_at: float | None = None
+        self._check_at: float | None = None
         self._heartbeat = Heartbeat(0.0, 0.0, now)
         self._parser = FrameParser(
             limits.handshake_frame_bytes_max,
@@ -232,7 +243,10 @@ class AmqpConnection:
             method = methods.find_method(payload)
             transition = amqp_handshake.TRANSITIONS.get((self.state, method.name))
             if transition is None:
-                raise CommandInvalid(f"unexpected method in connection state {self.state.value}")
+                text = f"unexpected method in connection state {self.state.value}"
+                if self.state is State.OPEN:
+                    raise ProtocolViolation(text, 504, "CHANNEL_ERROR")
+                raise CommandInvalid(text)
             transition(self, *method.decode(payload))
         elif self.state is State.OPEN:
             self._execute_on_channel(number, payload)
@@ -361,6 +375,28 @@ class AmqpConnection:
         """Note which commit the promises of this turn wait for."""
         self.is_awake = False
         self.promises.note(commit)
+        unfit, self.unfit = self.unfit, []
+        for deliveries, is_acknowledged in unfit:
+            self.refuse_unfit(deliveries, is_acknowledged=is_acknowledged)
+
+    @property
+    def header_bytes_max(self) -> int:
+        """The largest properties that one frame of this peer takes."""
+        return self.frame_bytes_max - CONTENT_OVERHEAD_BYTES
+
+    def refuse_unfit(self, deliveries: list[Delivery], *, is_acknowledged: bool) -> None:
+        """Dead-letter what can never be delivered here: a content header cannot be cut into frames."""
+        cause = (
+            f"properties do not fit a frame of {self.frame_bytes_max} bytes, the consumer's bound"
+        )
+        log.warning("AMQP consumer at %s: a message is dead-lettered, its %s", self.peer, cause)
+        if is_acknowledged:
+            self.broker.reject(deliveries, cause)
+            return
+        for one in deliveries:
+            one.queue.vhost.dead_letter_message(
+                one.queue, one.message, "rejected", cause, keep=True
+            )
 
     def on_durable(self, commit: int) -> None:
         """Release what waited for commits up to this one."""
@@ -424,6 +460,10 @@ class AmqpConnection:
         self.state = State.OPEN
         self.renew_rights()
         self._login_by = None
+        if self.limits.acknowledgement_seconds > 0:
+            self._check_at = self.broker.clock.now() + check_seconds(
+                self.limits.acknowledgement_seconds
+            )
         self._parser.is_stepping = False
 
     def await_login(self, login: Login, then: Callable[[], None]) -> None:
@@ -478,7 +518,23 @@ class AmqpConnection:
             log.warning("AMQP connection from %s did not log in in time", self.peer)
             self.finish()
         else:
+            if self._check_at is not None and now >= self._check_at:
+                self._check_acknowledgements(now)
             self._beat(now)
+
+    def _check_acknowledgements(self, now: float) -> None:
+        """Close channels that hold deliveries for too long."""
+        timeout_seconds = self.limits.acknowledgement_seconds
+        self._check_at = now + check_seconds(timeout_seconds)
+        for number, channel in list(self.channels.items()):
+            if channel.is_open and channel.is_overdue(now, timeout_seconds):
+                text = (
+                    f"delivery acknowledgement on channel {number} timed out. Timeout value used: "
+                    f"{round(timeout_seconds * 1000)} ms. This timeout value can be configured, see "
+                    "consumers doc guide to learn more"
+                )
+                self._refuse(PreconditionFailed(text), number, b"")
+                self.rouse()
 
     def _beat(self, now: float) -> None:
         heartbeat = self._heartbeat
@@ -497,7 +553,12 @@ class AmqpConnection:
         """The next time that `tick` has something to do."""
         deadlines = [
             at
-            for at in (self._close_at, self._login_by, self._heartbeat.next_deadline())
+            for at in (
+                self._close_at,
+                self._login_by,
+                self._check_at if self.channels else None,
+                self._heartbeat.next_deadline(),
+            )
             if at is not None
         ]
         return min(deadlines) if deadlines and not self.is_closing else None
@@ -537,7 +598,7 @@ class AmqpConnection:
 
     def _violated(self, violation: BrokerError) -> None:
         if self.state is not State.CLOSING:
-            self._refuse_connection(violation, b"")
+            self._refuse_connection(violation, self._parser.violated_method)
         # Where the next frame begins is not known any more, so no close-ok can be waited for.
         self.finish()
 
@@ -582,7 +643,7 @@ class AmqpConnection:
         """Nothing more is taken; the socket closes when the output is written."""
         self._release()
         self.state = State.CLOSED
-        self._login_by = self._close_at = None
+        self._login_by = self._close_at = self._check_at = None
         self.is_closing = True
         self._backlog = []
         self._input.clear()

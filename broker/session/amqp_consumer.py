@@ -9,7 +9,12 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
-from broker.wire.amqp.frames import END, FRAME_OVERHEAD_BYTES, content_frames
+from broker.wire.amqp.frames import (
+    CONTENT_OVERHEAD_BYTES,
+    END,
+    FRAME_OVERHEAD_BYTES,
+    content_frames,
+)
 from broker.wire.amqp.values import encode_short_string
 from broker.wire.properties import AMQP
 
@@ -28,6 +33,7 @@ _CONTENT_START: Final = b"\x00\x3c\x00\x00"
 class Consumer:
     """What a channel keeps of a subscription: its tag, and the bytes of its last delivery to be used again.
 
+    `unfit` collects deliveries, with their tags, whose properties are larger than a frame of this peer.
     A delivery is `front`, the delivery tag, `middle` (redelivered, names, content header up to the size), the size, `tail`
     (properties, start of the body frame), the size again, the body.
     """
@@ -44,6 +50,7 @@ class Consumer:
         "size_bytes",
         "tag",
         "tail",
+        "unfit",
     )
 
     def __init__(self, tag: str, number: int, frame_bytes_max: int) -> None:
@@ -58,6 +65,7 @@ class Consumer:
         self.middle = b""
         self.tail = b""
         self.rest = b""
+        self.unfit: list[tuple[int, Delivery]] = []
 
     def encode(self, run: list[Delivery], tag: int) -> bytes:
         """The frames of a run of deliveries, whose first has the delivery tag `tag` + 1."""
@@ -71,16 +79,21 @@ class Consumer:
                 or message.header != self.header
                 or message.format != self.format
                 or delivery.count
-            ):
-                self._prepare(message, delivery.count > 0)
+            ) and not self._prepare(message, delivery.count > 0):
+                self.unfit.append((tag, delivery))
+                continue
             if len(body) != self.size_bytes and not self._prepare_size(len(body)):
                 parts.append(self._in_frames(delivery, tag))
                 continue
             parts += (self.front, _TAG(tag), self.rest, body, END)
         return b"".join(parts)
 
-    def _prepare(self, message: Message, is_redelivered: bool) -> None:
-        """Make the parts of a delivery that depend on destination and properties."""
+    def _prepare(self, message: Message, is_redelivered: bool) -> bool:
+        """Make the parts of a delivery that depend on destination and properties; False if they fit no frame."""
+        header = message.header_as(AMQP)
+        if len(header) > self._frame_bytes_max - CONTENT_OVERHEAD_BYTES:
+            self.destination = None
+            return False
         destination = message.destination
         names = destination.amqp_names
         if not names:
@@ -88,7 +101,6 @@ class Consumer:
                 destination.routing_key
             )
             destination.amqp_names = names
-        header = message.header_as(AMQP)
         number = self._number.to_bytes(2, "big")
         size_bytes = 4 + len(self.tag) + 9 + len(names)
         self.front = _FRAME(1, self._number, size_bytes) + _DELIVER + self.tag
@@ -108,6 +120,7 @@ class Consumer:
         # A redelivery is not used again: the next first delivery must say so.
         self.destination = None if is_redelivered else destination
         self.size_bytes = -1
+        return True
 
     def _prepare_size(self, size_bytes: int) -> bool:
         """Make the part of a delivery that depends on the size; False if it isn't one body frame."""

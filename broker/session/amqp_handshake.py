@@ -45,7 +45,7 @@ CAPABILITIES: Final = {
     "consumer_priorities": True,
     "authentication_failure_close": True,
     "per_consumer_qos": True,
-    "direct_reply_to": False,
+    "direct_reply_to": True,
 }
 SERVER_PROPERTIES: Final[dict[str, Any]] = {
     "capabilities": CAPABILITIES,

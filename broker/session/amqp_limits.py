@@ -11,7 +11,8 @@ class AmqpLimits:
 
     A message over `message_bytes_max` closes its channel (406); the other bounds close the connection: login, frames and
     channels as RabbitMQ does, the rest with RESOURCE_ERROR (506).  `held_bytes_max` bounds what is kept of the
-    peer's input while a reply waits for the disk.
+    peer's input while a reply waits for the disk.  A delivery that waits longer than `acknowledgement_seconds` closes its
+    channel (406); 0 is for ever.
     """
 
     message_bytes_max: int = 16 << 20
@@ -19,6 +20,7 @@ class AmqpLimits:
     frame_bytes_max: int = 131072
     handshake_frame_bytes_max: int = 8192
     heartbeat_seconds: int = 60
+    acknowledgement_seconds: float = 1800.0
     login_seconds: float = 10.0
     refusal_seconds: float = 3.0
     closing_seconds: float = 10.0

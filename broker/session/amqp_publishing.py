@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from broker.core.arguments import type_name
 from broker.errors import NotImplementedByBroker, PreconditionFailed
+from broker.session.amqp_reply import REPLY_TO
 from broker.wire.amqp import methods
 from broker.wire.amqp.values import decode_properties
 
@@ -18,8 +20,39 @@ if TYPE_CHECKING:
     from broker.core.vhost import Vhost
     from broker.session.amqp_limits import AmqpLimits
     from broker.session.auth import Identity
+    from broker.wire.properties import Properties
 
+Traits = tuple[bool, int, int | None, "Extras | None"]
+"""Whether persistent, priority, expiration in milliseconds or None, and what is rare."""
 EXPIRATION_MS_MAX: Final = 10 * 365 * 86_400_000
+
+
+@final
+class Extras:
+    """What few messages ask for: `copies` are the further routing keys of CC and BCC; `wants_reply`: direct reply-to."""
+
+    __slots__ = ("copies", "wants_reply")
+
+    def __init__(self, copies: tuple[str, ...], wants_reply: bool) -> None:
+        self.copies = copies
+        self.wants_reply = wants_reply
+
+
+def _find_extras(properties: Properties) -> Extras | None:
+    copies: list[str] = []
+    is_copied = False
+    for name in ("CC", "BCC"):
+        keys = properties.headers.get(name) if properties.headers else None
+        if keys is None:
+            continue
+        if not isinstance(keys, list):
+            raise PreconditionFailed(
+                f'invalid message: {{unacceptable_type_in_header,"{name}",{type_name(keys)}}}'
+            )
+        is_copied = True
+        copies += [key for key in keys if isinstance(key, str)]
+    wants_reply = properties.reply_to == REPLY_TO
+    return Extras(tuple(copies), wants_reply) if is_copied or wants_reply else None
 
 
 @final
@@ -30,7 +63,7 @@ class Publishing:
 
     def __init__(self, vhost: Vhost, identity: Identity, limits: AmqpLimits) -> None:
         self.routes: dict[bytes, tuple[Destination, bool]] = {}
-        self.traits: dict[bytes, tuple[bool, int, int | None]] = {}
+        self.traits: dict[bytes, Traits] = {}
         self._vhost = vhost
         self._identity = identity
         self._limits = limits
@@ -55,8 +88,8 @@ class Publishing:
         self.routes[method] = route
         return route
 
-    def find_traits(self, header: bytes) -> tuple[bool, int, int | None]:
-        """Whether persistent, priority and expiration (ms) of properties, checked and kept; raises PreconditionFailed."""
+    def find_traits(self, header: bytes) -> Traits:
+        """What properties ask for, checked and kept; raises PreconditionFailed."""
         properties = decode_properties(header)
         user = properties.user_id
         if user is not None and user != self._identity.name:
@@ -68,6 +101,7 @@ class Publishing:
             properties.delivery_mode == 2,
             properties.priority or 0,
             None if properties.expiration is None else _read_expiration(properties.expiration),
+            _find_extras(properties),
         )
         if len(header) <= self._limits.cached_header_bytes_max:
             if len(self.traits) >= self._limits.cached_traits_max:
@@ -92,7 +126,7 @@ def _read_expiration(text: str) -> int:
     elif sign == "-" and int(digits):
         reason = f"{{value_negative,-{int(digits)}}}"
     elif int(digits) > EXPIRATION_MS_MAX:
-        reason = f"{{value_too_big,{int(digits)}}}"
+        reason = f"{{value_too_large,{int(digits)}}}"
     else:
         return int(digits)
     raise PreconditionFailed(f"invalid expiration '{text}': {reason}")

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import AccessRefused
+from broker.session.amqp_reply import check_declared, is_reply_name
 
 if TYPE_CHECKING:
     from broker.session.amqp_channel import AmqpChannel
@@ -128,6 +129,10 @@ def declare_queue(
     """queue.declare."""
     connection = channel.connection
     vhost = channel.vhost
+    if is_reply_name(name):
+        check_declared(channel, name)
+        _answer(channel, nowait, False, "queue.declare-ok", name, 0, 1)
+        return
     if passive:
         queue = vhost.queue(channel.queue_name(name), connection)
     else:

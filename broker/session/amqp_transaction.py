@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
 @final
 class Transaction:
-    """What a channel in tx mode has done since the last commit."""
+    """What a channel in tx mode has done since the last commit.
+
+    `published`: message, mandatory flag, further routing keys.
+    """
 
     __slots__ = ("acknowledged", "held_bytes", "published", "rejected", "requeued")
 
     def __init__(self) -> None:
-        self.published: list[tuple[Message, bool]] = []
+        self.published: list[tuple[Message, bool, tuple[str, ...]]] = []
         self.acknowledged: list[tuple[int, Delivery]] = []
         self.rejected: list[tuple[int, Delivery]] = []
         self.requeued: list[tuple[int, Delivery]] = []

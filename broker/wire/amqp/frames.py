@@ -21,6 +21,8 @@ HEARTBEAT: Final = 8
 END: Final = b"\xce"
 FRAME_OVERHEAD_BYTES: Final = 8
 """Type, channel, size and end octet."""
+CONTENT_OVERHEAD_BYTES: Final = 20
+"""What a content header frame has besides the property flags and list."""
 FRAME_SLACK_BYTES: Final = 8
 """How far a frame may be over the negotiated size: some clients count without the overhead (as RabbitMQ tolerates)."""
 HEARTBEAT_FRAME: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
@@ -75,7 +77,7 @@ class FrameParser:
     """Cuts what one peer sends into commands.
 
     `is_stepping`: `feed` returns after one command, because it may change the limits (until connection.open).  After a
-    violation, which stays in `violation`, nothing more is parsed.
+    violation, which stays in `violation`, nothing more is parsed; `violated_method` is the code of the publish that it broke off.
     """
 
     __slots__ = (
@@ -93,6 +95,7 @@ class FrameParser:
         "frame_bytes_max",
         "is_stepping",
         "message_bytes_max",
+        "violated_method",
         "violation",
     )
 
@@ -109,6 +112,7 @@ class FrameParser:
         self.contents_count_max = contents_count_max
         self.is_stepping = True
         self.violation: BrokerError | None = None
+        self.violated_method = b""
         self._chunks: list[bytes] = []
         self._held_bytes = 0
         self._need_bytes = 0
@@ -260,6 +264,20 @@ class FrameParser:
                 raise _unexpected(_octets(kind, payload))
             return
         content = self._contents.get(channel)
+        try:
+            self._take_part(kind, channel, payload, content, commands)
+        except BrokerError:
+            self.violated_method = b"" if content is None else PUBLISH
+            raise
+
+    def _take_part(
+        self,
+        kind: int,
+        channel: int,
+        payload: bytes,
+        content: Content | None,
+        commands: list[Command],
+    ) -> None:
         if kind == METHOD:
             self._take_method(channel, payload, content, commands)
         elif kind == HEADER:
