@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, final
 
+from store.compaction import Moved
 from store.index import Lane, State
 from store.interface import (
     CHANGE_DEFINE,
@@ -55,22 +56,47 @@ class Group:
 class Gathered:
     """The content of a batch, before it is known where it will lie."""
 
-    __slots__ = ("acknowledged", "changes", "chunks", "message_count", "records_bytes_max")
+    __slots__ = (
+        "acknowledged",
+        "changes",
+        "chunks",
+        "message_count",
+        "moved",
+        "records_bytes_max",
+    )
 
     def __init__(self) -> None:
         self.acknowledged: list[Record] = []
         self.changes: list[tuple[Any, ...]] = []
         # (packed chunk, its messages, [(lane, ranges, live bytes)])
         self.chunks: list[tuple[bytes, list[StoredMessage], list[tuple[int, list[int], int]]]] = []
+        self.moved: Moved | None = None
         self.message_count = 0
         self.records_bytes_max = 0
 
     def __bool__(self) -> bool:
-        return bool(self.acknowledged or self.chunks or self.changes)
+        return bool(self.acknowledged or self.chunks or self.changes or self.moved)
+
+    @property
+    def size_bytes_max(self) -> int:
+        """The most that it takes in a segment, without definitions."""
+        size_bytes = self.records_bytes_max + sum([len(chunk[0]) for chunk in self.chunks])
+        if self.moved is not None:
+            size_bytes += self.moved.records_bytes_max
+            size_bytes += sum(len(chunk[0]) for chunk in self.moved.chunks)
+        return size_bytes
 
 
-def gather(state: State, units: list[UnitOfWork], chunk_bytes: int) -> Gathered:
-    """Fold units into chunks and records; acknowledgements take effect on the state at once."""
+def gather(
+    state: State,
+    units: list[UnitOfWork],
+    chunk_bytes: int,
+    take_moved: Callable[[], Moved | None] | None = None,
+) -> Gathered:
+    """Fold units into chunks and records; acknowledgements take effect on the state at once.
+
+    `take_moved` is asked after them for what compaction adds.
+    """
     gathered = Gathered()
     if len(units) == 1:
         published, acknowledged = units[0].published, units[0].acknowledged
@@ -88,6 +114,8 @@ def gather(state: State, units: list[UnitOfWork], chunk_bytes: int) -> Gathered:
         ]
     for group in _group(published):
         _pack(group, chunk_bytes, gathered)
+    if take_moved is not None:
+        gathered.moved = take_moved()
     for change in gathered.changes:
         gathered.records_bytes_max += _change_bytes_max(state, change)
     return gathered

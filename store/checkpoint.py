@@ -1,7 +1,7 @@
 """Checkpoints and sidecars: the state as of one batch, and where living messages lie.
 
 A checkpoint is a header, a root, and one blob a lane; blobs of lanes that nobody touched are kept
-packed from the last time.  Sidecar pages hold the extents of living messages, so that memory holds only those since
+packed from the last time, and the others are copied some at a time while the journal goes on.  Sidecar pages hold the extents of living messages, so that memory holds only those since
 the last checkpoint.  Order of syncs: FORMAT.md.  Tests: tests/unit/store/test_journal_traps.py.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Final, final
 
 from store.errors import Corrupt
 from store.files import File, FileSystem
-from store.index import Extent, Lane, Page, State
+from store.index import Extent, Lane, Page, Run, State
 from store.record import decode_value, encode_value
 from store.segment import sidecar_name
 
@@ -53,30 +53,94 @@ class Checkpoint:
 
 
 @final
+class LaneCopy:
+    """A lane as it was at the captured batch; its runs' new chunks are taken along to be written to sidecars."""
+
+    __slots__ = ("dead", "fields", "head", "requeued", "runs")
+
+    def __init__(self, lane: Lane) -> None:
+        self.fields = (lane.number, lane.head, lane.next, lane.horizon)
+        self.head = lane.head
+        self.dead = lane.dead.copy()
+        self.requeued = lane.requeued.copy()
+        # (run, its figures, its pages, its chunks that are in none yet)
+        self.runs: list[tuple[Run, list[int], list[Page], list[Extent]]] = []
+        for run in lane.runs:
+            # Frozen ones are left only by a checkpoint that found no space.
+            run.frozen = [*run.frozen, *run.extents] if run.frozen else run.extents
+            run.extents = []
+            figures = [run.segment, run.first, run.last, run.count, run.bytes]
+            self.runs.append((run, figures, list(run.pages), run.frozen))
+
+    def living(self, first: int, extents: list[Extent]) -> list[Extent]:
+        """The chunks that hold a message at or above `first` that was alive then."""
+        low = max(first, self.head)
+        next_absent = self.dead.next_absent
+        return [e for e in extents if e[1] >= low and next_absent(max(e[0], low)) <= e[1]]
+
+    def freeze(self) -> list[Any]:
+        """Give the lane as numbers and bytes; `Lane.thaw` makes it again."""
+        figures = [run[1] for run in self.runs]
+        pages = [run[2] for run in self.runs]
+        return [*self.fields, self.dead.freeze(), self.requeued, figures, pages]
+
+
+@final
 class Capture:
-    """The state at one batch, taken while commits wait; written while they do not."""
+    """The state at one batch.
 
-    __slots__ = ("blobs", "debt_bytes", "debt_records", "lanes", "place", "root", "segments")
+    Made at once but for the lanes: those are copied some at a time while the journal goes on, and each at the latest before it
+    changes, so that no one waits for all of them.  Calls of `take` and `take_some` need the journal's lock.
+    """
 
-    def __init__(self, state: State, place: Place, blobs: dict[int, bytes]) -> None:
+    __slots__ = (
+        "_state",
+        "copies",
+        "debt_bytes",
+        "debt_records",
+        "dropped",
+        "place",
+        "root",
+        "segments",
+        "touched",
+        "waiting",
+    )
+
+    def __init__(self, state: State, place: Place) -> None:
+        self._state = state
         self.place = place
         self.root = state.freeze()
         self.debt_bytes = 0
         self.debt_records = 0
         self.segments = {s.id: (s.count, s.last_batch) for s in state.segments.values()}
-        # (lane, its frozen form, its living extents); the lane object itself is not read by the writing.
-        self.lanes: list[tuple[Lane, list[Any], list[Extent]]] = []
-        for number in state.touched:
-            lane = state.lanes.get(number)
-            if lane is None:
-                continue
-            # Frozen ones are left only by a checkpoint that found no space.
-            extents = [*lane.frozen, *lane.extents]
-            lane.frozen = [e for e in extents if lane.is_any_alive(e[0], e[1])]
-            lane.extents = []
-            self.lanes.append((lane, lane.freeze(), lane.frozen))
-        state.touched = set()
-        self.blobs = {number: blob for number, blob in blobs.items() if number in state.lanes}
+        self.copies: list[LaneCopy] = []
+        self.waiting, state.touched = state.touched, set()
+        self.touched = self.waiting.copy()
+        self.dropped, state.dropped = state.dropped, set()
+        state.before_change = self.take
+
+    def take(self, lane: Lane) -> None:
+        """Copy a lane that waits to be copied."""
+        if lane.number in self.waiting:
+            self.waiting.discard(lane.number)
+            self.copies.append(LaneCopy(lane))
+
+    def take_some(self, count: int) -> bool:
+        """Copy up to `count` lanes; False when none waits any more."""
+        waiting, lanes = self.waiting, self._state.lanes
+        while waiting and count:
+            count -= 1
+            self.copies.append(LaneCopy(lanes[waiting.pop()]))
+        if not waiting:
+            self._state.before_change = None
+        return bool(waiting)
+
+    def give_back(self) -> None:
+        """It will not be written: let the next one have what this one took."""
+        state = self._state
+        state.before_change = None
+        state.touched |= {number for number in self.touched if number in state.lanes}
+        state.dropped |= self.dropped
 
 
 def checkpoint_name(epoch: int, number: int) -> str:
@@ -170,31 +234,28 @@ class Sidecars:
         self._lengths: dict[int, int] = {}
         self.epoch = epoch
 
-    def append(self, capture: Capture, page_extents: int) -> list[tuple[Lane, int, list[Page]]]:
-        """Write the living extents of a capture; return (lane, segment, new pages) and add them to its frozen lanes."""
+    def append(self, capture: Capture, page_extents: int) -> list[tuple[Run, list[Page]]]:
+        """Write the living chunks of a capture; return (run, its new pages), which its copies know then."""
         content: dict[int, list[bytes]] = {}
         lengths: dict[int, int] = {}
         written = []
-        for lane, frozen, extents in capture.lanes:
-            by_segment: dict[int, list[Extent]] = {}
-            for extent in extents:
-                by_segment.setdefault(extent[2], []).append(extent)
-            for index, figures in enumerate(frozen[6]):
-                segment = figures[0]
-                mine = by_segment.get(segment)
-                if mine is None:
+        for copy in capture.copies:
+            for run, figures, pages, extents in copy.runs:
+                mine = copy.living(figures[1], extents)
+                if not mine:
                     continue
-                pages: list[Page] = []
+                segment = figures[0]
+                made: list[Page] = []
                 for start in range(0, len(mine), page_extents):
                     part = mine[start : start + page_extents]
-                    raw = encode_page(self.epoch, segment, lane.number, part)
+                    raw = encode_page(self.epoch, segment, copy.fields[0], part)
                     offset = lengths.get(segment, self._lengths.get(segment, 0))
                     first, last = min(e[0] for e in part), max(e[1] for e in part)
-                    pages.append((self.epoch, offset, len(raw), first, last))
+                    made.append((self.epoch, offset, len(raw), first, last))
                     content.setdefault(segment, []).append(raw)
                     lengths[segment] = offset + len(raw)
-                frozen[7][index].extend(pages)
-                written.append((lane, segment, pages))
+                pages += made
+                written.append((run, made))
         self._write(content)
         self._lengths.update(lengths)
         return written

@@ -8,6 +8,7 @@ above the head.  Pure: no I/O, no clock.  Tests: tests/unit/store/test_index.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, final
 
 from store.record import (
@@ -16,6 +17,7 @@ from store.record import (
     DEFINITIONS,
     DROP_LANE,
     HORIZON,
+    MOVED,
     OPENING,
     PUBLISH,
     PURGE,
@@ -120,6 +122,12 @@ class PositionSet:
         for index in [index for index in pieces if index < end]:
             del pieces[index]
 
+    def copy(self) -> PositionSet:
+        """Give a set of its own; the pieces are shared, as they never change."""
+        positions = PositionSet()
+        positions._pieces = self._pieces.copy()
+        return positions
+
     def freeze(self) -> list[Any]:
         """Give the set as numbers and bytes: runs of full pieces as [first piece, count], others as bits."""
         frozen: list[Any] = []
@@ -154,9 +162,13 @@ class PositionSet:
 
 @final
 class Run:
-    """The messages of one lane that lie in one segment."""
+    """The messages of one lane that lie in one segment and belong together: as published, or as moved.
 
-    __slots__ = ("bytes", "count", "first", "last", "pages", "segment")
+    Where they lie is in `pages` of sidecars, then in `frozen` (chunks that the running checkpoint is writing to sidecars), then in
+    `extents` (chunks since it began): by rising position.  What these say of positions below `first` was moved away.
+    """
+
+    __slots__ = ("bytes", "count", "extents", "first", "frozen", "last", "pages", "segment")
 
     def __init__(
         self, segment: int, first: int, last: int, count: int, bytes: int, pages: list[Page]
@@ -167,6 +179,8 @@ class Run:
         self.count = count
         self.bytes = bytes
         self.pages = pages
+        self.extents: list[Extent] = []
+        self.frozen: list[Extent] = []
 
 
 @final
@@ -177,8 +191,6 @@ class Lane:
         "bytes",
         "count",
         "dead",
-        "extents",
-        "frozen",
         "head",
         "horizon",
         "next",
@@ -197,9 +209,6 @@ class Lane:
         self.dead = PositionSet()
         self.requeued: dict[int, int] = {}
         self.runs: list[Run] = []
-        # Chunks since the last checkpoint began, and those that the running one is writing to sidecars.
-        self.extents: list[Extent] = []
-        self.frozen: list[Extent] = []
 
     def is_alive(self, position: int) -> bool:
         """Whether a message is at the position."""
@@ -269,10 +278,11 @@ class Lane:
             run.last = max(run.last, end - 1)
             run.first = min(run.first, first)
         else:
-            runs.append(Run(segment, first, end - 1, count, size_bytes, []))
+            run = Run(segment, first, end - 1, count, size_bytes, [])
+            runs.append(run)
         self.count += count
         self.bytes += size_bytes
-        extents = self.extents
+        extents = run.extents
         extents.append((first, end - 1, segment, offset, chunk[0], chunk[1], ranges))
         if len(extents) > 1 and extents[-2][0] > first:
             # Chunks of one batch may interleave; readers want them by first position.
@@ -302,18 +312,37 @@ class Lane:
                     self.dead.remove(position)
         return count
 
-    def subtract(self, segment: int, count: int, size_bytes: int) -> None:
+    def subtract(self, run: Run, count: int, size_bytes: int) -> None:
         """Take messages that died off the figures of their run."""
-        runs = self.runs
-        for index, run in enumerate(runs):
-            if run.segment == segment:
-                run.count -= count
-                run.bytes -= size_bytes
-                if run.count <= 0:
-                    del runs[index]
-                break
+        run.count -= count
+        run.bytes -= size_bytes
         self.count -= count
         self.bytes -= size_bytes
+        if run.count <= 0:
+            self.runs.remove(run)
+
+    def move(
+        self, source: Run, extents: list[Extent], last: int, count: int, size_bytes: int
+    ) -> None:
+        """Let the messages of `source` up to position `last` lie in other chunks from now on."""
+        runs = self.runs
+        index = runs.index(source)
+        segment = extents[0][2]
+        before = runs[index - 1] if index else None
+        if before is not None and before.segment == segment and before.last < extents[0][0]:
+            before.last = last
+            before.count += count
+            before.bytes += size_bytes
+            before.extents += extents
+        else:
+            moved = Run(segment, source.first, last, count, size_bytes, [])
+            moved.extents = extents
+            runs.insert(index, moved)
+        source.count -= count
+        source.bytes -= size_bytes
+        source.first = last + 1
+        if source.count <= 0:
+            runs.remove(source)
 
     def run_at(self, position: int) -> Run | None:
         """The run that a live position belongs to."""
@@ -326,19 +355,6 @@ class Lane:
             else:
                 high = middle
         return runs[low] if low < len(runs) and runs[low].first <= position else None
-
-    def freeze(self) -> list[Any]:
-        """Give the lane as numbers and bytes, without extents."""
-        return [
-            self.number,
-            self.head,
-            self.next,
-            self.horizon,
-            self.dead.freeze(),
-            self.requeued.copy(),
-            [[run.segment, run.first, run.last, run.count, run.bytes] for run in self.runs],
-            [list(run.pages) for run in self.runs],
-        ]
 
     @classmethod
     def thaw(cls, frozen: list[Any]) -> Lane:
@@ -358,22 +374,55 @@ class Lane:
 
 @final
 class SegmentState:
-    """What is known of a segment: how many messages of it live, and where its batches end."""
+    """What is known of a segment: the messages of it that live, all there ever were, and where its batches end.
 
-    __slots__ = ("count", "id", "last_batch", "used_bytes")
+    Each message counts once for each lane that it lies in, with header and body.
+    """
 
-    def __init__(self, id: int, count: int = 0, last_batch: int = 0, used_bytes: int = 0) -> None:
+    __slots__ = ("bytes", "count", "id", "last_batch", "size_bytes", "total_count", "used_bytes")
+
+    def __init__(
+        self,
+        id: int,
+        count: int = 0,
+        last_batch: int = 0,
+        used_bytes: int = 0,
+        bytes: int = 0,
+        total_count: int = 0,
+        size_bytes: int = 0,
+    ) -> None:
         self.id = id
         self.count = count
         self.last_batch = last_batch
         self.used_bytes = used_bytes
+        self.bytes = bytes
+        self.total_count = total_count
+        self.size_bytes = size_bytes
+
+    @property
+    def living_bytes(self) -> int:
+        """About what a copy of the living messages would take: by their bytes, and by their share of what was written."""
+        if not self.total_count:
+            return 0
+        return max(self.bytes, self.used_bytes * self.count // self.total_count)
 
 
 @final
 class State:
-    """Everything that a checkpoint holds."""
+    """Everything that a checkpoint holds.
 
-    __slots__ = ("definitions", "lanes", "next_lane", "segments", "touched")
+    `before_change`, while a checkpoint is being taken, is told each lane before it changes.
+    """
+
+    __slots__ = (
+        "before_change",
+        "definitions",
+        "dropped",
+        "lanes",
+        "next_lane",
+        "segments",
+        "touched",
+    )
 
     def __init__(self) -> None:
         self.definitions: dict[str, dict[str, Any]] = {}
@@ -381,14 +430,18 @@ class State:
         self.next_lane = 1
         self.segments: dict[int, SegmentState] = {}
         self.touched: set[int] = set()
+        self.dropped: set[int] = set()
+        self.before_change: Callable[[Lane], None] | None = None
 
     def lane(self, number: int) -> Lane:
-        """The lane, made when it is first heard of."""
+        """The lane, to be changed; made when it is first heard of."""
         lane = self.lanes.get(number)
         if lane is None:
             lane = self.lanes[number] = Lane(number)
             if number >= self.next_lane:
                 self.next_lane = number + 1
+        elif self.before_change is not None:
+            self.before_change(lane)
         self.touched.add(number)
         return lane
 
@@ -422,6 +475,8 @@ class State:
             lane = self.lane(record[1])
             if lane.is_alive(record[2]):
                 lane.requeued[record[2]] = record[3]
+        elif kind == MOVED:
+            self._move(record, segment, chunks_offset)
         elif kind == DEFINITIONS:
             self.definitions = record[1]
         elif kind != OPENING:
@@ -429,55 +484,106 @@ class State:
 
     def _publish(self, record: Record, segment: int, chunks_offset: int) -> None:
         _, offset, size_bytes, crc, places = record
-        count = 0
+        count = total_bytes = 0
         chunk = (size_bytes, crc)
         for lane, ranges, live_bytes in places:
             count += self.lane(lane).extend(
                 segment, ranges, live_bytes, chunks_offset + offset, chunk
             )
-        self.segment(segment).count += count
+            total_bytes += live_bytes
+        figures = self.segment(segment)
+        figures.count += count
+        figures.total_count += count
+        figures.bytes += total_bytes
 
     def _acknowledge(self, record: Record) -> None:
         _, number, ranges, gone = record
         lane = self.lane(number)
+        run = lane.run_at(ranges[0]) if gone else None
         for index in range(0, len(ranges), 2):
             lane.bury(ranges[index], ranges[index] + ranges[index + 1])
-        self._subtract(lane, gone)
+        if run is not None:
+            self._subtract(lane, run, gone, 0)
 
-    def _subtract(self, lane: Lane, gone: list[int]) -> None:
-        for index in range(0, len(gone), 3):
-            count = gone[index + 1]
-            lane.subtract(gone[index], count, gone[index + 2])
-            self.segment(gone[index]).count -= count
+    def _subtract(self, lane: Lane, run: Run, gone: list[int], index: int) -> None:
+        segment, count, size_bytes = gone[index : index + 3]
+        if run.segment != segment:
+            raise ValueError(f"lane {lane.number}: a run of segment {segment} is not there")
+        lane.subtract(run, count, size_bytes)
+        figures = self.segment(segment)
+        figures.count -= count
+        figures.bytes -= size_bytes
 
     def _purge(self, record: Record) -> None:
         _, number, end, keep, gone = record
         lane = self.lane(number)
         first = 0
         end = min(end, lane.next)
+        runs = lane.runs[: len(gone) // 3]
         for position in keep:
             if position < end and lane.is_alive(position):
                 lane.bury(first, position)
                 first = position + 1
         if first < end:
             lane.bury(first, end)
-        self._subtract(lane, gone)
+        for index, run in enumerate(runs):
+            self._subtract(lane, run, gone, 3 * index)
 
     def _drop_lane(self, number: int) -> None:
         if number >= self.next_lane:
             self.next_lane = number + 1
-        lane = self.lanes.pop(number, None)
-        self.touched.discard(number)
-        if lane is not None:
+        if number in self.lanes:
+            lane = self.lane(number)
+            del self.lanes[number]
             for run in lane.runs:
-                self.segment(run.segment).count -= run.count
+                figures = self.segment(run.segment)
+                figures.count -= run.count
+                figures.bytes -= run.bytes
+        self.touched.discard(number)
+        self.dropped.add(number)
+
+    def _move(self, record: Record, segment: int, chunks_offset: int) -> None:
+        """Let messages lie where they were copied to: in the same batch, so never in two places or none."""
+        _, source, chunks, moves = record
+        extents: dict[int, list[Extent]] = {}
+        for offset, size_bytes, crc, places in chunks:
+            at = chunks_offset + offset
+            for number, ranges in places:
+                last = ranges[-2] + ranges[-1] - 1
+                extents.setdefault(number, []).append(
+                    (ranges[0], last, segment, at, size_bytes, crc, ranges)
+                )
+        left, taken = self.segment(source), self.segment(segment)
+        for number, first, last, count, size_bytes in moves:
+            lane = self.lane(number)
+            run = lane.run_at(last)
+            if run is None or run.segment != source or run.count < count:
+                raise ValueError(f"lane {number}: positions {first} to {last} are not in {source}")
+            mine = sorted((e for e in extents[number] if first <= e[0] <= last), key=_first_of)
+            lane.move(run, mine, last, count, size_bytes)
+            left.count -= count
+            left.bytes -= size_bytes
+            taken.count += count
+            taken.total_count += count
+            taken.bytes += size_bytes
 
     def freeze(self) -> list[Any]:
         """Give all but the lanes as numbers, text and bytes."""
         return [
             self.next_lane,
             self.definitions.copy(),
-            [[s.id, s.count, s.last_batch, s.used_bytes] for s in self.segments.values()],
+            [
+                [
+                    s.id,
+                    s.count,
+                    s.last_batch,
+                    s.used_bytes,
+                    s.bytes,
+                    s.total_count,
+                    s.size_bytes,
+                ]
+                for s in self.segments.values()
+            ],
         ]
 
     @classmethod

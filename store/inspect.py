@@ -14,11 +14,12 @@ from store.errors import Corrupt, StoreError
 from store.files import FileSystem, RealFiles
 from store.layout import Layout
 from store.lease import is_lease_intact
-from store.record import PUBLISH, RECORD_KINDS, decode_chunk
+from store.record import RECORD_KINDS, decode_chunk
 from store.segment import (
     SEGMENT_HEADER_BYTES,
     Batch,
     Segment,
+    chunks_of,
     open_segment,
     segment_name,
     sidecar_name,
@@ -181,12 +182,9 @@ def _verify_segment(layout: Layout, id: int, last_batch: int, report: Report) ->
 
 
 def _verify_chunks(segment: Segment, batch: Batch, report: Report) -> None:
-    for record in batch.records:
-        if record[0] != PUBLISH:
-            continue
-        offset = batch.chunks_offset + record[1]
+    for offset, size_bytes, crc, _ in chunks_of(batch):
         try:
-            raw = segment.read_chunk(offset, record[2], record[3])
+            raw = segment.read_chunk(offset, size_bytes, crc)
             report.message_count += len(decode_chunk(raw, segment.id, offset))
         except Corrupt as error:
             report.damage.append(error)

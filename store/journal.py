@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from store.batch import gather
-from store.checkpoint import Capture, Place
+from store.checkpoint import Place
 from store.errors import StoreError
 from store.files import FileSystem, RealFiles
 from store.index import State
@@ -42,13 +42,12 @@ from store.record import (
 from store.recovery import History, recover
 from store.segment import NUMBER_BITS, SEGMENT_HEADER_BYTES, Segment
 from store.settings import StoreSettings
-from store.supply import NO_SPACE, SegmentSupply
+from store.supply import SegmentSupply
 from store.tail import Batch, Tail
+from store.upkeep import Upkeep
 from store.writer import ThreadWriter, Writer
 
 _LOG: Final = logging.getLogger("store")
-_RETRY_SECONDS: Final = 0.5
-"""How often free space is looked at again while publishers wait for it."""
 
 
 @final
@@ -85,8 +84,7 @@ class Journal:
         self._clock = clock
         self._synced_at = clock()
         self._pressure = Pressure(self._settings)
-        self._is_checkpointing = False
-        self._is_preparing = False
+        self._telling = threading.Lock()
         self._claimed = lease
         self._is_open = False
 
@@ -138,7 +136,7 @@ class Journal:
             raise
         self._is_open = True
         self._writer.start(self._step)
-        self._prepare_aside()
+        self._upkeep.prepare()
         return self._recovered(store_id)
 
     def _begin(self, history: History | None, segment: Segment) -> None:
@@ -165,6 +163,19 @@ class Journal:
             layout.files.unlink(segment.path)
             segment = self._supply.take(need_bytes)
         self._tail = Tail(self._state, segment, self._supply, place)
+        self._upkeep = Upkeep(
+            layout,
+            settings,
+            self._writer,
+            self._lock,
+            self._fail,
+            state=self._state,
+            tail=self._tail,
+            supply=self._supply,
+            keeper=self._keeper,
+            reader=self._reader,
+            pressure=self._pressure,
+        )
         batch = self._tail.close_batch(0, records, [], FLAG_OPENING)
         self._pressure.add(batch.size_bytes, batch.record_count)
         batch.segment.file.write(batch.offset, batch.parts)
@@ -172,7 +183,7 @@ class Journal:
         self._tail.durable = batch.number
         self._lease.mark_opened(batch.number)
         if history is None:
-            self._keep(Capture(self._state, self._tail.place(), {}))
+            self._upkeep.keep(self._upkeep.capture())
         self._keeper.unlink_unused(set(self._state.segments))
 
     def _recovered(self, store_id: str) -> Recovered:
@@ -204,6 +215,9 @@ class Journal:
         self._committed += 1
         if self._pending.add(unit):
             self._writer.wake()
+        if self._pending.size_bytes > self._settings.waiting_bytes and not self.is_blocked:
+            # The writer itself may hang in a write: it would not tell.
+            self._update_blocked()
         return self._committed
 
     def read(
@@ -257,12 +271,13 @@ class Journal:
             try:
                 self._sync_rest()
                 for _ in range(2):
-                    if self._keep(Capture(self._state, self._tail.place(), self._keeper.blobs)):
+                    if self._upkeep.keep(self._upkeep.capture()):
                         break
                 self._supply.close()
                 self._lease.release()
             except (OSError, StoreError) as error:
                 self._fail(error)
+        self._upkeep.close()
         self._reader.close()
         self._tail.segment.close()
         if self.failure is not None:
@@ -290,6 +305,9 @@ class Journal:
                 "commits_durable": self.durable,
                 "is_blocked": self.is_blocked,
                 "is_space_low": self._pressure.is_space_low,
+                "waiting_bytes": self._pending.size_bytes,
+                "compacted_segments": self._upkeep.compacted_count,
+                "moved_bytes": self._upkeep.moved_bytes,
                 "sync": self._settings.sync,
             }
 
@@ -309,19 +327,17 @@ class Journal:
         self._lease.beat(WRITER_BEAT)
         if self._pending:
             return 0.0
-        if self._pressure.is_space_low:
-            return _RETRY_SECONDS
         if self._unsynced and self._settings.sync == "interval":
             return self._settings.sync_interval_seconds
-        return None
+        return self._upkeep.wait_seconds
 
     def _build(self) -> Batch | None:
         """Fold what waits into one batch; afterwards the state is as of that batch."""
-        units = self._pending.take(self._settings.batch_messages)
-        if not units:
+        units = self._pending.take(self._settings.batch_messages, self._settings.batch_bytes)
+        if not units and not self._upkeep.is_moving:
             return None
         self._taken += len(units)
-        gathered = gather(self._state, units, self._settings.chunk_bytes)
+        gathered = gather(self._state, units, self._settings.chunk_bytes, self._upkeep.take_moved)
         if not gathered:
             return self._tail.empty(self._taken)
         batch = self._tail.add(self._taken, gathered, self._reader)
@@ -347,8 +363,9 @@ class Journal:
                 self._unsynced.append(batch.segment)
             self._lease.check()
         commit = batch.commit
-        self.durable = commit
-        self._post(lambda: self._on_durable(commit))
+        if commit != self.durable:
+            self.durable = commit
+            self._post(lambda: self._on_durable(commit))
 
     def _sync_rest(self) -> None:
         """Sync what the policies other than "always" left unsynced."""
@@ -361,114 +378,29 @@ class Journal:
         self._tail.durable = self._tail.number
 
     def _tend(self) -> None:
-        """See to what no unit asks for: interval sync, next segment, space, checkpoint, blocking."""
+        """See to what no unit asks for: interval sync, checkpoint, blocking, and what else `Upkeep` starts."""
         settings = self._settings
         if self._unsynced and settings.sync == "interval":
             now = self._clock()
             if now - self._synced_at >= settings.sync_interval_seconds:
                 self._synced_at = now
                 self._sync_rest()
-        if self._tail.offset * 2 > self._tail.segment.size_bytes and not self._supply.is_ready:
-            self._prepare_aside()
-        if self._pressure.wants_look(self._written_bytes):
-            self._look_at_space()
-        is_due = self._pressure.is_checkpoint_due
-        if self._pressure.is_space_low and not is_due:
-            # Dead segments give space back once two checkpoints have seen them dead.
-            is_due = any(
-                figures.count == 0 and figures.id != self._tail.segment.id
-                for figures in self._state.segments.values()
-            )
-        if is_due and not self._is_checkpointing:
+        if self._upkeep.tend(self._written_bytes):
             self._checkpoint_aside()
         self._update_blocked()
 
-    def _look_at_space(self) -> None:
-        free_bytes = self._layout.files.free_bytes(self._layout.folder)
-        is_short = self._supply.is_short
-        if is_short and free_bytes >= self._settings.free_bytes_resume:
-            self._prepare_aside()
-        if self._pressure.look(free_bytes, is_short):
-            word = "low: publishers wait" if self._pressure.is_space_low else "enough again"
-            _LOG.warning("%s: space is %s (%d bytes free)", self._layout.folder, word, free_bytes)
-
-    def _update_blocked(self) -> None:
-        is_blocked = self._pressure.blocks(self.is_blocked)
-        if is_blocked != self.is_blocked:
-            self.is_blocked = is_blocked
-            self._post(lambda: self._on_blocked(is_blocked))
-
-    def _prepare_aside(self) -> None:
-        if self._is_preparing:
-            return
-        self._is_preparing = True
-
-        def prepare() -> None:
-            try:
-                if self.failure is None:
-                    self._supply.prepare()
-            except Exception as error:
-                self._fail(error)
-            self._is_preparing = False
-            if self._supply.is_short != self._pressure.is_space_low:
-                self._pressure.is_space_low = True
-                self._writer.wake()
-
-        self._writer.run_aside(prepare)
-
     def _checkpoint_aside(self) -> None:
-        """Take the state as of the last batch, which is durable, and have it written aside."""
         if self._unsynced:
             self._sync_rest()
-        with self._lock:
-            capture = Capture(self._state, self._tail.place(), self._keeper.blobs)
-            capture.debt_bytes = self._pressure.debt_bytes
-            capture.debt_records = self._pressure.debt_records
-        self._is_checkpointing = True
+        self._upkeep.checkpoint()
 
-        def keep() -> None:
-            try:
-                if self.failure is None:
-                    self._keep(capture)
-            except Exception as error:
-                self._fail(error)
-            self._is_checkpointing = False
-            self._writer.wake()
-
-        self._writer.run_aside(keep)
-
-    def _postpone(self, capture: Capture, error: OSError) -> None:
-        """A checkpoint found no space: nothing is lost, the journal still has it all; try again with the reserve's."""
-        _LOG.warning("no space for a checkpoint, it is tried again: %s", error)
-        self._supply.give_up_reserve()
-        with self._lock:
-            self._state.touched.update(lane.number for lane, _, _ in capture.lanes)
-            self._pressure.is_space_low = True
-
-    def _keep(self, capture: Capture) -> bool:
-        """Write a checkpoint, take its pages over, unlink what died; False when there was no space."""
-        try:
-            written = self._keeper.write(capture)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            self._postpone(capture, error)
-            return False
-        with self._lock:
-            for lane, segment, pages in written.pages:
-                for run in lane.runs:
-                    if run.segment == segment:
-                        run.pages += pages
-                        break
-            for lane, _, _ in capture.lanes:
-                lane.frozen = []
-            for id in written.dead:
-                self._state.segments.pop(id, None)
-                self._reader.forget(id)
-            self._pressure.subtract(capture.debt_bytes, capture.debt_records)
-        for id in written.dead:
-            self._keeper.unlink(id)
-        return True
+    def _update_blocked(self) -> None:
+        """Tell publishers to wait, or to go on; called by the caller's thread and the writer's."""
+        with self._telling:
+            is_blocked = self._pressure.blocks(self.is_blocked, self._pending.size_bytes)
+            if is_blocked != self.is_blocked:
+                self.is_blocked = is_blocked
+                self._post(lambda: self._on_blocked(is_blocked))
 
     def _fail(self, error: BaseException) -> None:
         """Note the first failure, for good, and tell once."""

@@ -18,7 +18,7 @@ from store.checkpoint import (
     publish_file,
     write_file,
 )
-from store.index import Lane, Page
+from store.index import Page, Run
 from store.layout import Layout
 from store.lease import Lease
 from store.record import encode_value
@@ -27,11 +27,11 @@ from store.segment import NUMBER_BITS, segment_name
 
 @final
 class Written:
-    """What a checkpoint changed: new pages of lanes, and segments that may go."""
+    """What a checkpoint changed: new pages of runs, and segments that may go."""
 
     __slots__ = ("dead", "pages")
 
-    def __init__(self, pages: list[tuple[Lane, int, list[Page]]], dead: list[int]) -> None:
+    def __init__(self, pages: list[tuple[Run, list[Page]]], dead: list[int]) -> None:
         self.pages = pages
         self.dead = dead
 
@@ -62,9 +62,11 @@ class Keeper:
         """Put a checkpoint on stable storage.  Raises OSError, Fenced."""
         layout = self._layout
         pages = self._sidecars.append(capture, self._page_extents)
-        blobs = capture.blobs
-        for lane, frozen, _ in capture.lanes:
-            blobs[lane.number] = encode_value(frozen)
+        blobs = self.blobs
+        for number in capture.dropped:
+            blobs.pop(number, None)
+        for copy in capture.copies:
+            blobs[copy.fields[0]] = encode_value(copy.freeze())
         self._number += 1
         epoch = self._lease.epoch
         name = checkpoint_name(epoch, self._number)
@@ -74,7 +76,6 @@ class Keeper:
         write_file(layout.files, layout.checkpoints, name, content)
         self._lease.check()
         publish_file(layout.files, layout.checkpoints, name)
-        self.blobs = blobs
         self.kept.append((epoch, self._number, capture.place))
         while len(self.kept) > 2:
             old_epoch, old_number, _ = self.kept[0]

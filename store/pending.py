@@ -65,47 +65,54 @@ class Overlay:
 
 @final
 class PendingUnits:
-    """A queue of units between two threads."""
+    """A queue of units between two threads, with the messages and bytes they publish."""
 
-    __slots__ = ("_gate", "_units", "message_count")
+    __slots__ = ("_gate", "_units", "message_count", "size_bytes")
 
     def __init__(self) -> None:
         self._gate = threading.Lock()
-        self._units: list[UnitOfWork] = []
+        self._units: list[tuple[UnitOfWork, int]] = []
         self.message_count = 0
+        self.size_bytes = 0
 
     def __bool__(self) -> bool:
         return bool(self._units)
 
     def add(self, unit: UnitOfWork) -> bool:
         """Append a unit; True if it is the only one, so that the writer may sleep."""
+        published = unit.published
+        size_bytes = sum([len(row[0].body) for row in published]) if published else 0
         with self._gate:
-            self._units.append(unit)
-            self.message_count += len(unit.published)
+            self._units.append((unit, size_bytes))
+            self.message_count += len(published)
+            self.size_bytes += size_bytes
             return len(self._units) == 1
 
-    def take(self, messages_max: int) -> list[UnitOfWork]:
-        """Take units from the front: all, or as many as have `messages_max` messages, at least one."""
+    def take(self, messages_max: int, bytes_max: int) -> list[UnitOfWork]:
+        """Take units from the front: all, or as many as stay within both limits, at least one."""
         with self._gate:
             units = self._units
-            if self.message_count <= messages_max:
+            if self.message_count <= messages_max and self.size_bytes <= bytes_max:
                 self._units = []
-                self.message_count = 0
-                return units
-            count = taken = 0
-            for unit in units:
-                if count and taken + len(unit.published) > messages_max:
+                self.message_count = self.size_bytes = 0
+                return [unit for unit, _ in units]
+            count = taken = taken_bytes = 0
+            for unit, size_bytes in units:
+                more = taken + len(unit.published)
+                if count and (more > messages_max or taken_bytes + size_bytes > bytes_max):
                     break
                 count += 1
-                taken += len(unit.published)
+                taken = more
+                taken_bytes += size_bytes
             self._units = units[count:]
             self.message_count -= taken
-            return units[:count]
+            self.size_bytes -= taken_bytes
+            return [unit for unit, _ in units[:count]]
 
     def overlay(self, lane: int) -> Overlay:
         """What the waiting units change in a lane."""
         overlay = Overlay()
         with self._gate:
-            for unit in self._units:
+            for unit, _ in self._units:
                 overlay.add(unit, lane)
         return overlay

@@ -62,11 +62,12 @@ class Pressure:
         self.is_space_low = is_low
         return is_changed
 
-    def blocks(self, is_blocked: bool) -> bool:
-        """Whether publishers must wait, given whether they do now."""
+    def blocks(self, is_blocked: bool, waiting_bytes: int) -> bool:
+        """Whether publishers must wait, given whether they do now and what waits for the disk."""
         factor = 1 if is_blocked else 2
         return (
             self.is_space_low
+            or waiting_bytes * 2 > factor * self._settings.waiting_bytes
             or self.debt_bytes >= factor * self._settings.checkpoint_bytes
             or self.debt_records >= factor * self._settings.checkpoint_records
         )

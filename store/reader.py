@@ -84,15 +84,17 @@ class Reader:
         for run in lane.runs:
             if run.last < start:
                 continue
+            # What a run's chunks say of positions below its first was moved to another run.
+            low = max(start, run.first)
             for page in run.pages:
-                if page[4] >= start:
+                if page[4] >= low:
                     for extent in self._page(run.segment, lane.number, page):
-                        if extent[1] >= start and lane.is_any_alive(extent[0], extent[1]):
+                        if extent[1] >= low and lane.is_any_alive(extent[0], extent[1]):
                             yield extent
-        for extents in (lane.frozen, lane.extents):
-            for extent in extents:
-                if extent[1] >= start and lane.is_any_alive(extent[0], extent[1]):
-                    yield extent
+            for extents in (run.frozen, run.extents):
+                for extent in extents:
+                    if extent[1] >= low and lane.is_any_alive(extent[0], extent[1]):
+                        yield extent
 
     def _page(self, segment: int, lane: int, page: Page) -> list[Extent]:
         path = f"{self._folder}/{sidecar_name(segment, page[0])}"

@@ -26,6 +26,7 @@ HORIZON: Final = 6
 REQUEUE: Final = 7
 OPENING: Final = 8
 DEFINITIONS: Final = 9
+MOVED: Final = 10
 
 RECORD_KINDS: Final[dict[int, str]] = {
     PUBLISH: "publish",
@@ -37,6 +38,7 @@ RECORD_KINDS: Final[dict[int, str]] = {
     REQUEUE: "requeue",
     OPENING: "opening",
     DEFINITIONS: "definitions",
+    MOVED: "moved",
 }
 
 Record = tuple[Any, ...]

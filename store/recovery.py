@@ -14,12 +14,13 @@ from store.checkpoint import Checkpoint, Place, checkpoint_name, decode_checkpoi
 from store.errors import Corrupt, VersionMismatch
 from store.index import State
 from store.layout import Layout
-from store.record import FLAG_OPENING, OPENING, PUBLISH
+from store.record import FLAG_OPENING, OPENING
 from store.segment import (
     NUMBER_BITS,
     SEGMENT_HEADER_BYTES,
     Batch,
     Segment,
+    chunks_of,
     open_segment,
     segment_name,
 )
@@ -292,6 +293,7 @@ class _EpochReplay:
         figures = state.segment(batch.segment)
         figures.last_batch = batch.header.number
         figures.used_bytes = batch.end
+        figures.size_bytes = batch.file_bytes
         history.place = Place(batch.header.number, batch.header.crc, batch.segment, batch.end)
         history.debt_bytes += batch.header.total_bytes
         history.debt_records += len(batch.records)
@@ -337,10 +339,9 @@ class _EpochReplay:
 
 
 def _are_chunks_whole(segment: Segment, batch: Batch) -> bool:
-    for record in batch.records:
-        if record[0] == PUBLISH:
-            try:
-                segment.read_chunk(batch.chunks_offset + record[1], record[2], record[3])
-            except Corrupt:
-                return False
+    for offset, size_bytes, crc, _ in chunks_of(batch):
+        try:
+            segment.read_chunk(offset, size_bytes, crc)
+        except Corrupt:
+            return False
     return True

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Final, final
+from collections.abc import Iterator
+from typing import Any, Final, final
 
 from store.errors import Corrupt
 from store.files import File, FileSystem
@@ -17,6 +18,8 @@ from store.record import (
     BATCH_ALIGN,
     BATCH_HEADER_BYTES,
     BATCH_MAGIC,
+    MOVED,
+    PUBLISH,
     BatchHeader,
     Record,
     aligned,
@@ -63,15 +66,21 @@ def segment_of_name(name: str) -> int | None:
 class Batch:
     """A batch as read back: its header, its records, and where it and its chunks lie."""
 
-    __slots__ = ("header", "offset", "records", "segment")
+    __slots__ = ("file_bytes", "header", "offset", "records", "segment")
 
     def __init__(
-        self, segment: int, offset: int, header: BatchHeader, records: list[Record]
+        self,
+        segment: int,
+        offset: int,
+        header: BatchHeader,
+        records: list[Record],
+        file_bytes: int,
     ) -> None:
         self.segment = segment
         self.offset = offset
         self.header = header
         self.records = records
+        self.file_bytes = file_bytes
 
     @property
     def chunks_offset(self) -> int:
@@ -82,6 +91,16 @@ class Batch:
     def end(self) -> int:
         """Where in the segment the next batch starts."""
         return self.offset + self.header.total_bytes
+
+
+def chunks_of(batch: Batch) -> Iterator[tuple[int, int, int, list[list[Any]]]]:
+    """Every chunk of a batch: offset in the segment, size, checksum, and places (lane, ranges, …)."""
+    for record in batch.records:
+        if record[0] == PUBLISH:
+            yield batch.chunks_offset + record[1], record[2], record[3], record[4]
+        elif record[0] == MOVED:
+            for offset, size_bytes, crc, places in record[2]:
+                yield batch.chunks_offset + offset, size_bytes, crc, places
 
 
 @final
@@ -116,7 +135,7 @@ class Segment:
             decoded = decode_records(records)
         except ValueError as error:
             raise Corrupt(self.path, offset, f"batch {header.number}: {error}") from error
-        return Batch(self.id, offset, header, decoded)
+        return Batch(self.id, offset, header, decoded, self.size_bytes)
 
     def read_chunk(self, offset: int, size_bytes: int, crc: int) -> bytes:
         """Read and check a chunk.  Raises Corrupt."""

@@ -29,6 +29,9 @@ class StoreSettings:
     is_prewritten: bool = True
     chunk_bytes: int = 256 * KIB
     batch_messages: int = 10_000
+    batch_bytes: int = 8 * MIB
+    waiting_bytes: int = 64 * MIB
+    """Bodies that wait for the disk; beyond, publishers wait."""
     checkpoint_bytes: int = 32 * MIB
     checkpoint_records: int = 25_000
     page_extents: int = 1024
@@ -36,6 +39,11 @@ class StoreSettings:
     open_segments: int = 64
     sync: str = "always"
     sync_interval_seconds: float = 0.2
+    compact_share: float = 0.5
+    """Living messages below this share of a segment's file are moved, and the file goes."""
+    compact_bytes_min: int = 128 * MIB
+    """Segments that together take less are left alone."""
+    compact_group_bytes: int = 256 * KIB
     free_bytes_min: int = 256 * MIB
     free_bytes_resume: int = 320 * MIB
     reserve_bytes: int = 40 * MIB
@@ -47,7 +55,12 @@ class StoreSettings:
             raise ValueError("segment_bytes and first_segment_bytes must be at least 16384")
         if self.free_bytes_resume < self.free_bytes_min:
             raise ValueError("free_bytes_resume must not be below free_bytes_min")
-        for name in ("chunk_bytes", "batch_messages", "page_extents"):
+        if not 0 <= self.compact_share < 1:
+            raise ValueError("compact_share must be from 0 (never) to below 1")
+        for name in ("chunk_bytes", "batch_messages", "batch_bytes", "waiting_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive")
+        for name in ("page_extents", "compact_group_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive")
         for name in ("checkpoint_bytes", "checkpoint_records", "open_segments"):

@@ -11,11 +11,13 @@ from typing import final
 
 from store.batch import Gathered, change_record
 from store.checkpoint import Place
+from store.compaction import Moved
 from store.index import State
 from store.reader import Reader
 from store.record import (
     BATCH_HEADER_BYTES,
     DEFINITIONS,
+    MOVED,
     PUBLISH,
     BatchHeader,
     Record,
@@ -71,8 +73,7 @@ class Tail:
     def add(self, commit: int, gathered: Gathered, reader: Reader) -> Batch:
         """Choose the batch's place, then let its messages and changes take effect there.  Raises Full."""
         state = self._state
-        need_bytes = BATCH_HEADER_BYTES + gathered.records_bytes_max + 64
-        need_bytes += sum([len(chunk[0]) for chunk in gathered.chunks])
+        need_bytes = BATCH_HEADER_BYTES + gathered.size_bytes_max + 64
         records = gathered.acknowledged
         if self.offset + need_bytes > self.segment.size_bytes:
             definitions: Record = (DEFINITIONS, state.definitions.copy())
@@ -92,11 +93,27 @@ class Tail:
             records.append(record)
             chunks.append(packed)
             relative += len(packed)
+        if gathered.moved is not None:
+            record = self._move(gathered.moved, chunks_offset, relative, chunks, reader)
+            state.apply(record, segment, chunks_offset)
+            records.append(record)
         for change in gathered.changes:
             record = change_record(state, change, reader.size_of)
             state.apply(record, segment, 0)
             records.append(record)
         return self.close_batch(commit, records, chunks, 0)
+
+    def _move(
+        self, moved: Moved, chunks_offset: int, relative: int, chunks: list[bytes], reader: Reader
+    ) -> Record:
+        """Put moved chunks behind those of the batch; returns their record."""
+        rows = []
+        for packed, messages, places in moved.chunks:
+            rows.append((relative, len(packed), zlib.crc32(packed, self.segment.salt), places))
+            reader.unwritten[self.segment.id, chunks_offset + relative] = messages
+            chunks.append(packed)
+            relative += len(packed)
+        return (MOVED, moved.source, rows, moved.moves)
 
     def close_batch(
         self, commit: int, records: list[Record], chunks: list[bytes], flags: int
@@ -115,6 +132,7 @@ class Tail:
         figures = self._state.segment(segment.id)
         figures.last_batch = number
         figures.used_bytes = self.offset
+        figures.size_bytes = segment.size_bytes
         batch = Batch(commit, number, segment, offset, parts)
         batch.size_bytes = total_bytes
         batch.record_count = len(records)

@@ -20,6 +20,8 @@ SMALL = StoreSettings(
     free_bytes_min=0,
     free_bytes_resume=0,
     reserve_bytes=8 * 1024,
+    compact_bytes_min=96 * 1024,
+    compact_group_bytes=1024,
 )
 
 
