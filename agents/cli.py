@@ -21,6 +21,7 @@ from broker.cli.base import (
     say,
     site_options,
     table_lines,
+    warn,
 )
 from broker.cli.site import agent_settings, log_option, start_logging
 
@@ -230,12 +231,16 @@ def replay_request(
     transport = Transport(settings.broker, "replay-request")
     transport.start()
     counts = Counts()
+    told = ""
     try:
         with progress("records") as advance:
             for message in follow(
                 transport, settings.requests_queue, asked, silence_seconds=silence
             ):
                 counts = message.counts
+                if message.message and message.message != told:
+                    told = message.message
+                    warn(f"the request {told}")
                 advance(counts.sent, counts.expected or None)
     finally:
         transport.stop()

@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, final
 
 from agents.errors import AgentError
+from agents.ledgerfile import LedgerFile
 from agents.replays.control import Counts
 
 SCHEMA_VERSION: Final = 1
 ENDED_KEPT_MAX: Final = 1_000
-BUSY_TIMEOUT_SECONDS: Final = 5.0
 
 
 class State(StrEnum):
@@ -106,58 +103,42 @@ class ReplayLedger:
     """Requests and their progress, durable; safe to share between threads."""
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._path = path
-        try:
-            self._database = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                self._database.executescript(
-                    f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
-                )
-            elif version != SCHEMA_VERSION:
-                raise LedgerError(f"{path} has version {version}; this program reads 1")
-        except sqlite3.Error as error:
-            raise LedgerError(f"{path}: {error}") from error
+        self._file = LedgerFile(path, _SCHEMA, SCHEMA_VERSION, LedgerError)
 
     def close(self) -> None:
         """Let go of the file."""
-        with self._use():
-            self._database.close()
+        self._file.close()
 
     def accept(
         self, body: bytes, given_id: str | None, is_redelivered: bool, now_ms: int
     ) -> tuple[Entry, bool]:
         """Keep a request; gives its entry and whether it is new.
 
-        The same id, or the same body delivered again by the broker, is the same request.
+        The same id is the same request.  Without one it is the same body: delivered again by the broker, or
+        while the request has not ended (a broker that was killed does not know that it delivered before).
         IdTaken for an id that another request has used.
         """
         digest = hashlib.sha256(body).hexdigest()
-        with self._use():
+        with self._file.use() as database:
             if given_id is not None:
-                known = self._find("request_id = ?", given_id)
+                known = self._find(database, "request_id = ?", given_id)
                 if known is not None:
                     if known.body != body:
                         raise IdTaken(
                             f"id {given_id!r} was used by another request; take a new one"
                         )
                     return known, False
-            elif is_redelivered:
-                known = self._find("digest = ?", digest)
-                if known is not None:
+            else:
+                known = self._find(database, "digest = ?", digest)
+                if known is not None and (is_redelivered or known.state not in ENDED):
                     return known, False
             request_id = given_id or uuid.uuid4().hex
-            self._database.execute(
+            database.execute(
                 "INSERT INTO requests (request_id, digest, body, state, accepted_ms)"
                 " VALUES (?, ?, ?, ?, ?)",
                 (request_id, digest, body, State.ACCEPTED, now_ms),
             )
-            entry = self._find("request_id = ?", request_id)
+            entry = self._find(database, "request_id = ?", request_id)
             assert entry is not None, "just inserted"
             return entry, True
 
@@ -165,8 +146,8 @@ class ReplayLedger:
         """Write an entry's progress and its next state at once."""
         assert state in TRANSITIONS[entry.state], f"{entry.state} to {state}"
         counts = entry.counts
-        with self._use():
-            self._database.execute(
+        with self._file.use() as database:
+            database.execute(
                 "UPDATE requests SET state = ?, cursor = ?, address = ?, expected = ?, sent = ?,"
                 " failed = ?, first_end_time = ?, last_end_time = ?, error = ? WHERE number = ?",
                 (
@@ -186,8 +167,8 @@ class ReplayLedger:
 
     def open_entries(self) -> list[Entry]:
         """Give the requests that have not ended, oldest first."""
-        with self._use():
-            found = self._database.execute(
+        with self._file.use() as database:
+            found = database.execute(
                 f"SELECT {_COLUMNS} FROM requests WHERE state NOT IN (?, ?) ORDER BY number",  # noqa: S608
                 ENDED,
             ).fetchall()
@@ -195,36 +176,37 @@ class ReplayLedger:
 
     def open_count(self) -> int:
         """Count the requests that have not ended."""
-        with self._use():
-            (count,) = self._database.execute(
+        with self._file.use() as database:
+            (count,) = database.execute(
                 "SELECT count(*) FROM requests WHERE state NOT IN (?, ?)", ENDED
+            ).fetchone()
+        return int(count)
+
+    def open_count_before(self, entry: Entry) -> int:
+        """Count the requests that have not ended and came before this one."""
+        with self._file.use() as database:
+            (count,) = database.execute(
+                "SELECT count(*) FROM requests WHERE state NOT IN (?, ?) AND number < ?",
+                (*ENDED, entry.number),
             ).fetchone()
         return int(count)
 
     def find(self, request_id: str) -> Entry | None:
         """Find a request by its id."""
-        with self._use():
-            return self._find("request_id = ?", request_id)
+        with self._file.use() as database:
+            return self._find(database, "request_id = ?", request_id)
 
     def forget_old(self) -> int:
         """Drop all but the last ENDED_KEPT_MAX ended requests; gives how many went."""
-        with self._use():
-            return self._database.execute(
+        with self._file.use() as database:
+            return database.execute(
                 "DELETE FROM requests WHERE state IN (?, ?) AND number NOT IN (SELECT number FROM"
                 " requests WHERE state IN (?, ?) ORDER BY number DESC LIMIT ?)",
                 (*ENDED, *ENDED, ENDED_KEPT_MAX),
             ).rowcount
 
-    @contextmanager
-    def _use(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error as error:
-                raise LedgerError(f"{self._path}: {error}") from error
-
-    def _find(self, where: str, value: str) -> Entry | None:
-        found = self._database.execute(
+    def _find(self, database: sqlite3.Connection, where: str, value: str) -> Entry | None:
+        found = database.execute(
             f"SELECT {_COLUMNS} FROM requests WHERE {where} ORDER BY number DESC LIMIT 1",  # noqa: S608
             (value,),
         ).fetchone()

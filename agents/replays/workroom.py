@@ -21,7 +21,7 @@ from agents.errors import AgentError, Unavailable
 from agents.recordstore.filter import read_filter
 from agents.recordstore.interface import RecordStore
 from agents.recordstore.terms import UntranslatableFilter
-from agents.replays.control import ERROR, FINISHED, ControlMessage, Counts
+from agents.replays.control import ERROR, FINISHED, PROGRESS, ControlMessage, Counts
 from agents.replays.destination import is_allowed
 from agents.replays.ledger import ENDED, Entry, IdTaken, LedgerError, ReplayLedger, State
 from agents.replays.pages import Pages, pages_of
@@ -158,6 +158,10 @@ class Workroom:
                     # Not acknowledged, so not lost: wait for the disk or the broker.
                     log.warning("a replay request waits: %s", error)
                     self._stopping.wait(INTAKE_RETRY_SECONDS)
+                except Exception:
+                    # The thread must live on for other requests; this one comes again with the next connection.
+                    log.exception("a replay request was left in its queue")
+                    break
 
     def _accept(self, incoming: Incoming, control_wire: Wire) -> None:
         body = incoming.body
@@ -173,16 +177,23 @@ class Workroom:
             entry, is_new = self._ledger.accept(
                 body, request_id, incoming.is_redelivered, _now_ms()
             )
+            before_count = self._ledger.open_count_before(entry)
         except IdTaken as error:
             self._quarantine.keep(body, error.text, _now_ms())
             _try_tell(teller, ControlMessage(ERROR, request_id, Counts(), error.text))
             return
-        if is_new:
-            self._waiting.put(entry)
-        elif entry.state in ENDED:
+        is_waiting = entry.state == State.ACCEPTED and before_count >= self._settings.requests_max
+        if entry.state in ENDED:
             # Asked again after its end: the sender may have missed the last word.
             stage = FINISHED if entry.state == State.FINISHED else ERROR
             _try_tell(teller, ControlMessage(stage, entry.request_id, entry.counts, entry.error))
+        elif is_waiting or not is_new:
+            # Somebody who waits for a sign of life gets one: at once, and each time that he asks again.
+            text = f"waits for {before_count} requests before it" if is_waiting else None
+            _try_tell(teller, ControlMessage(PROGRESS, entry.request_id, entry.counts, text))
+        if is_new:
+            # After that, so that no word of its own can come before.
+            self._waiting.put(entry)
 
     # Working on requests.
 

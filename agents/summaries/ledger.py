@@ -10,17 +10,15 @@ Tests: tests/unit/agents/test_summary_ledger.py
 from __future__ import annotations
 
 import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
 from agents.errors import AgentError
+from agents.ledgerfile import LedgerFile
 
 SCHEMA_VERSION: Final = 1
-BUSY_TIMEOUT_SECONDS: Final = 5.0
 
 _SCHEMA: Final = """
 CREATE TABLE days (
@@ -53,32 +51,15 @@ class SummaryLedger:
     """Days, copies and marks, durable; safe to share between threads."""
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._path = path
-        try:
-            self._database = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                self._database.executescript(
-                    f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
-                )
-            elif version != SCHEMA_VERSION:
-                raise SummaryLedgerError(f"{path} has version {version}; this program reads 1")
-        except sqlite3.Error as error:
-            raise SummaryLedgerError(f"{path}: {error}") from error
+        self._file = LedgerFile(path, _SCHEMA, SCHEMA_VERSION, SummaryLedgerError)
 
     def close(self) -> None:
         """Let go of the file."""
-        with self._lock:
-            self._database.close()
+        self._file.close()
 
     def computed(self, day: date) -> ComputedDay | None:
         """Give what a day was computed to; None when it never was."""
-        with self._use() as database:
+        with self._file.use() as database:
             found = database.execute(
                 "SELECT day, generation, digest, row_count FROM days WHERE day = ?",
                 (day.isoformat(),),
@@ -87,13 +68,13 @@ class SummaryLedger:
 
     def computed_days(self) -> list[date]:
         """Give every day that was ever computed."""
-        with self._use() as database:
+        with self._file.use() as database:
             found = database.execute("SELECT day FROM days ORDER BY day").fetchall()
         return [date.fromisoformat(each[0]) for each in found]
 
     def note_computed(self, computed: ComputedDay) -> None:
         """Keep what a day was computed to; its copies are due from now on."""
-        with self._use() as database:
+        with self._file.use() as database:
             database.execute(
                 "INSERT INTO days (day, generation, digest, row_count) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (day) DO UPDATE SET generation = excluded.generation,"
@@ -103,7 +84,7 @@ class SummaryLedger:
 
     def due_copies(self, destination: str) -> list[ComputedDay]:
         """Give the days whose present generation this destination has not confirmed, oldest first."""
-        with self._use() as database:
+        with self._file.use() as database:
             found = database.execute(
                 "SELECT d.day, d.generation, d.digest, d.row_count FROM days d LEFT JOIN copies c"
                 " ON c.day = d.day AND c.destination = ?"
@@ -114,7 +95,7 @@ class SummaryLedger:
 
     def note_sent(self, day: date, destination: str, generation: int) -> None:
         """Keep that a destination has confirmed a generation of a day."""
-        with self._use() as database:
+        with self._file.use() as database:
             database.execute(
                 "INSERT INTO copies (day, destination, generation) VALUES (?, ?, ?)"
                 " ON CONFLICT (day, destination) DO UPDATE SET generation = excluded.generation",
@@ -123,7 +104,7 @@ class SummaryLedger:
 
     def mark_dirty(self, days: Iterable[date], facts: Mapping[str, str] | None = None) -> None:
         """Keep days to compute, together with `facts` (how far changes were read): all or nothing."""
-        with self._use() as database:
+        with self._file.use() as database:
             database.execute("BEGIN IMMEDIATE")
             try:
                 database.executemany(
@@ -145,13 +126,13 @@ class SummaryLedger:
 
     def dirty_days(self) -> list[date]:
         """Give the days to compute, newest first."""
-        with self._use() as database:
+        with self._file.use() as database:
             found = database.execute("SELECT day FROM dirty ORDER BY day DESC").fetchall()
         return [date.fromisoformat(each[0]) for each in found]
 
     def dirty_mark(self, day: date) -> int:
         """Give a day's mark, which grows whenever it is marked again; 0 when it has none."""
-        with self._use() as database:
+        with self._file.use() as database:
             found = database.execute(
                 "SELECT mark FROM dirty WHERE day = ?", (day.isoformat(),)
             ).fetchone()
@@ -159,21 +140,13 @@ class SummaryLedger:
 
     def clear_dirty(self, day: date, mark: int) -> None:
         """Take a day's mark away, unless it was marked again after `mark` was read."""
-        with self._use() as database:
+        with self._file.use() as database:
             database.execute(
                 "DELETE FROM dirty WHERE day = ? AND mark = ?", (day.isoformat(), mark)
             )
 
     def fact(self, name: str) -> str:
         """Read a kept value; empty when there is none."""
-        with self._use() as database:
+        with self._file.use() as database:
             found = database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return "" if found is None else str(found[0])
-
-    @contextmanager
-    def _use(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._database
-            except sqlite3.Error as error:
-                raise SummaryLedgerError(f"{self._path}: {error}") from error

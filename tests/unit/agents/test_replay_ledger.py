@@ -43,8 +43,11 @@ def test_a_redelivered_request_is_the_same(ledger):
     assert not is_new and second.number == first.number
 
 
-def test_the_same_body_sent_twice_is_two_requests(ledger):
+def test_the_same_body_sent_again_after_the_end_is_another_request(ledger):
     first, _ = ledger.accept(b"body", None, False, 1)
+    assert ledger.accept(b"body", None, False, 1) == (first, False), "a broker was killed, say"
+    ledger.move(first, State.FAILING)
+    ledger.move(first, State.FAILED)
     second, is_new = ledger.accept(b"body", None, False, 2)
     assert is_new and second.request_id != first.request_id
 
@@ -87,14 +90,14 @@ def test_a_file_that_is_no_ledger_is_refused(path):
 
 
 def test_a_newer_ledger_is_refused(path, ledger):
-    ledger._database.execute("PRAGMA user_version=9")
+    ledger._file._database.execute("PRAGMA user_version=9")
     with pytest.raises(LedgerError, match="version 9"):
         ReplayLedger(path)
 
 
 def test_failures_of_the_disk_are_told_as_such(ledger):
     entry, _ = ledger.accept(b"body", None, False, 1)
-    ledger._database.execute("PRAGMA query_only=1")
+    ledger._file._database.execute("PRAGMA query_only=1")
     with pytest.raises(LedgerError):
         ledger.move(entry, State.RUNNING)
     assert entry.state == State.ACCEPTED

@@ -204,6 +204,53 @@ def test_too_many_waiting_requests_are_refused(make_room, monkeypatch):
     assert broker.end().stage == "finished"
 
 
+def test_a_request_behind_others_hears_that_it_waits_each_time_it_asks(make_room):
+    _, broker, _ = make_room()
+    broker.hold.clear()
+    for number in (1, 2):
+        broker.send(body(id=f"r{number}"))
+        assert broker.hear().stage == "starting"
+    for _ in range(2):
+        broker.send(body(id="r3"))
+        heard = broker.hear()
+        assert (heard.stage, heard.request_id) == ("progress", "r3")
+        assert heard.message == "waits for 2 requests before it"
+    broker.send(body(id="r1"))
+    heard = broker.hear()
+    assert (heard.stage, heard.request_id, heard.message) == ("progress", "r1", None)
+    broker.hold.set()
+    ends = {broker.end().request_id for _ in range(3)}
+    assert ends == {"r1", "r2", "r3"}
+    assert len(broker.published) == 15
+
+
+def test_the_same_request_without_an_id_is_done_once_while_it_is_open(make_room):
+    _, broker, ledger = make_room()
+    broker.hold.clear()
+    for _ in range(2):
+        broker.send(body(id=None))
+    heard = {broker.hear().stage, broker.hear().stage}
+    assert heard == {"starting", "progress"}
+    assert ledger.open_count() == 1
+    broker.hold.set()
+    broker.end()
+    assert len(broker.published) == 5
+
+
+def test_what_goes_wrong_with_one_request_leaves_the_intake_alive(make_room, monkeypatch):
+    room, broker, ledger = make_room()
+    accept = ledger.accept
+
+    def fails(*arguments):
+        monkeypatch.setattr(ledger, "accept", accept)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ledger, "accept", fails)
+    broker.send(body(id="r1"))
+    broker.send(body(id="r2"))
+    assert broker.end().request_id == "r2"
+
+
 def test_a_stop_half_way_goes_on_at_the_next_start(make_room):
     room, broker, ledger = make_room()
     broker.hold.clear()

@@ -144,7 +144,7 @@ def test_a_lost_ledger_is_made_again(room):
     room.put("a")
     room.days.compute(DAY)
     before = room.days.generation(DAY)
-    room.ledger._database.execute("DELETE FROM days")
+    room.ledger._file._database.execute("DELETE FROM days")
     assert room.days.compute(DAY)
     assert room.days.generation(DAY) > before
 
@@ -296,10 +296,10 @@ def test_a_slow_day_rests_ten_times_as_long(room):
 def test_failures_are_logged_and_tried_again(room, caplog):
     room.put("a")
     agent = room.agent()
-    room.ledger._database.execute("PRAGMA query_only=1")
+    room.ledger._file._database.execute("PRAGMA query_only=1")
     assert not agent.pass_once()
     assert "summaries wait" in caplog.text
-    room.ledger._database.execute("PRAGMA query_only=0")
+    room.ledger._file._database.execute("PRAGMA query_only=0")
     assert agent.pass_once()
     assert room.wire.days()["2016-05-27"][1] == 1
 

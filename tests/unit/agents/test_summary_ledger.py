@@ -37,11 +37,11 @@ def test_a_mark_made_meanwhile_stays(ledger):
 
 def test_a_full_disk_is_named_as_such(ledger):
     """SQLite rolls back by itself then; a second rollback must not hide the reason."""
-    (pages,) = ledger._database.execute("PRAGMA page_count").fetchone()
-    ledger._database.execute(f"PRAGMA max_page_count={pages}")
+    (pages,) = ledger._file._database.execute("PRAGMA page_count").fetchone()
+    ledger._file._database.execute(f"PRAGMA max_page_count={pages}")
     days = [DAY + timedelta(days=number) for number in range(2_000)]
     with pytest.raises(SummaryLedgerError, match="full"):
         ledger.mark_dirty(days)
-    ledger._database.execute("PRAGMA max_page_count=100000")
+    ledger._file._database.execute("PRAGMA max_page_count=100000")
     ledger.mark_dirty(days)
     assert len(ledger.dirty_days()) == 2_000
