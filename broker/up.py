@@ -1,8 +1,9 @@
 """Supervise a site: the broker and its agents as child processes of one `gridmsg up`.
 
 Each child is started anew when it ends, after a pause that doubles up to a bound and falls back once it
-has run for a while.  Lines of children are passed on with their name in front.  On SIGINT or SIGTERM the agents
-are stopped first, the broker last; what does not end in time is killed.
+has run for a while.  Lines of children are passed on with their name in front.  On SIGINT, SIGTERM or SIGHUP the agents
+are stopped first, the broker last; what does not end in time is killed.  A child's input is a pipe from here: when the
+supervisor is killed the pipe ends, and the child stops by itself (`broker.cli.supervised`).
 Tests: tests/unit/broker/test_up.py, tests/e2e/.
 """
 
@@ -23,6 +24,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Final, final
 
 from broker.cli.base import Failure, Place
+from broker.cli.supervised import SUPERVISED
 from broker.config import DEFAULT_DATA, split_address
 
 if TYPE_CHECKING:
@@ -88,7 +90,8 @@ class Site:
         child.started_at = time.monotonic()
         child.process = subprocess.Popen(  # noqa: S603 - our own program
             child.command,
-            stdin=subprocess.DEVNULL,
+            env={**os.environ, SUPERVISED: "1"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -134,6 +137,8 @@ class Site:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(process.stdout)
             process.stdout.close()
+        if process.stdin is not None:
+            process.stdin.close()
         status = process.returncode
         child.ended(now)
         if not self.is_stopping:
@@ -202,7 +207,7 @@ def run(place: Place, settings: AgentSettings, without: tuple[str, ...] = ()) ->
     def told_to_stop(number: int, frame: FrameType | None) -> None:
         stopping.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, told_to_stop)
     try:
         for agent in agents:
@@ -333,8 +338,10 @@ def _command() -> str:
     if shutil.which("gridmsg"):
         return "gridmsg"
     installed = os.path.join(os.path.dirname(sys.executable), "gridmsg")  # noqa: PTH118, PTH120
-    return os.path.relpath(installed)
+    return min(os.path.relpath(installed), installed, key=len)
 
 
 def _write_line(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - the supervisor's log is its output
+    # Whoever read our output may have gone (a closed terminal, `| head`): the site goes on, and stops, without.
+    with contextlib.suppress(OSError, ValueError):
+        print(line, flush=True)  # noqa: T201 - the supervisor's log is its output

@@ -13,6 +13,7 @@ from typing import Any, Final, final
 import click
 
 from broker.cli.base import Failure
+from broker.cli.supervised import end_with_supervisor
 from broker.errors import ConfigError
 
 COMMANDS: Final = {
@@ -90,6 +91,7 @@ def gridmsg() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage."""
+    end_with_supervisor()
     sys.exit(run(arguments))
 
 
@@ -104,7 +106,9 @@ def run(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("gridmsg: interrupted", err=True)
+        click.echo(
+            "gridmsg: interrupted, nothing more was done (--yes answers questions)", err=True
+        )
         return 1
     except BrokenPipeError:
         # The reader of our output has gone; nothing is left to say, nor to flush at exit.

@@ -23,7 +23,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from broker.core.broker import Broker
 from broker.errors import AccessRefused, BrokerError, NotFound, ProtocolViolation
 from broker.management import access, letters, metrics, operations
-from broker.management.call import BadCall, Call
+from broker.management.call import MADE, BadCall, Call
 from broker.management.page import PAGE
 from broker.session.accounts import AccountRegister
 from broker.session.auth import Accounts, Identity, Login
@@ -295,6 +295,8 @@ class Api(Resource):
             return self._settle(request, _status(error), _error(error.name.lower(), error.text))
         if method == "GET":
             return _answer(request, 200, result)
+        if result is MADE:
+            return self._settle(request, 201, None)
         return self._settle(request, 200 if result is not None else 204, result)
 
     def _settle(self, request: Request, status: int, result: Any) -> Any:
@@ -421,8 +423,10 @@ def _error(name: str, reason: str) -> dict[str, str]:
 
 
 def _answer(request: Request, status: int, value: Any) -> bytes:
-    if status == 204:
+    if value is None and status in (201, 204):
         request.setResponseCode(status)
+        if status == 201:
+            request.setHeader(b"Content-Length", b"0")
         return b""
     body = json.dumps(value, ensure_ascii=False, default=str).encode()
     if len(body) > ANSWER_BYTES_MAX:

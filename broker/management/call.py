@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 from broker.core.broker import Broker
 from broker.core.vhost import Vhost
@@ -18,6 +18,14 @@ from broker.session.auth import Identity, Operation, TopicOperation
 
 class BadCall(BrokerError):
     """A call that cannot be understood; answered with status 400."""
+
+
+@final
+class Made:
+    """The result of a call that made a new object: status 201 without a body, as RabbitMQ answers."""
+
+
+MADE: Final = Made()
 
 
 @final

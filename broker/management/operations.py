@@ -16,7 +16,7 @@ from broker.core.queue import Queue
 from broker.core.vhost import Vhost
 from broker.errors import NotFound
 from broker.management import shapes
-from broker.management.call import BadCall, Call
+from broker.management.call import MADE, BadCall, Call
 from broker.wire.amqp import values
 from broker.wire.properties import AMQP, Properties
 
@@ -71,13 +71,14 @@ def declare_queue(call: Call) -> Any:
     """PUT /api/queues/VHOST/NAME."""
     vhost, name = call.vhost(), call.path[1]
     call.check(vhost, "configure", "queue", name)
+    is_new = name not in vhost.queues
     vhost.declare_queue(
         name,
         durable=call.flag("durable"),
         auto_delete=call.flag("auto_delete"),
         arguments=call.arguments(),
     )
-    return None
+    return MADE if is_new else None
 
 
 def delete_queue(call: Call) -> Any:
@@ -199,6 +200,7 @@ def declare_exchange(call: Call) -> Any:
     """PUT /api/exchanges/VHOST/NAME."""
     vhost, name = call.vhost(), call.path[1]
     call.check(vhost, "configure", "exchange", name)
+    is_new = name not in vhost.exchanges
     vhost.declare_exchange(
         name,
         call.text("type", "direct"),
@@ -207,7 +209,7 @@ def declare_exchange(call: Call) -> Any:
         internal=call.flag("internal"),
         arguments=call.arguments(),
     )
-    return None
+    return MADE if is_new else None
 
 
 def delete_exchange(call: Call) -> Any:
@@ -278,7 +280,7 @@ def bind(call: Call) -> Any:
         vhost.bind_queue(target, source, key, arguments)
     else:
         vhost.bind_exchange(target, source, key, arguments)
-    return None
+    return MADE
 
 
 def unbind(call: Call) -> Any:

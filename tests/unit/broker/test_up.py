@@ -73,6 +73,36 @@ def test_stopping_ends_the_broker_last_and_kills_what_does_not_end(monkeypatch):
     assert not any("starting it again" in line for line in written)
 
 
+def test_a_child_ends_with_its_supervisor():
+    """`kill -9` of the supervisor ends the pipe that is the child's input."""
+    code = (
+        "import signal, time; from broker.cli.supervised import end_with_supervisor\n"
+        "end_with_supervisor(); print('up', flush=True)\n"
+        "try:\n time.sleep(60)\nexcept KeyboardInterrupt: pass"
+    )
+    written = []
+    one = child(code, "one")
+    site = up.Site([child("import time; time.sleep(60)", "broker"), one], written.append)
+    run_until(site, lambda: "one       | up" in written)
+    one.process.stdin.close()
+    one.process.stdin = None
+    assert one.process.wait(5) == -signal.SIGTERM
+    site.stop()
+
+
+def test_the_site_runs_on_when_nobody_reads_its_output(monkeypatch):
+    def broken(*_arguments, **_named):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", broken)
+    one = child("print('hello')", "one")
+    site = up.Site([child("import time; time.sleep(60)", "broker"), one], up._write_line)
+    site.turn(0.01)
+    run_until(site, lambda: one.process is None)
+    site.stop()
+    assert all(each.process is None for each in site._children)
+
+
 def test_a_port_in_use_names_port_and_remedy():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -101,7 +101,7 @@ def test_a_page_of_another_origin_may_change_nothing(management):
     assert answer.status == 403
     assert (
         management.ask("PUT", "/api/queues/%2F/q", {}, headers={"Origin": "http://test"}).status
-        == 204
+        == 201
     )
 
 
@@ -114,7 +114,7 @@ def test_rights_are_asked_for():
     management = Management(accounts)
     refused = management.ask("PUT", "/api/queues/%2F/other", {}, login="bob:b")
     assert (refused.status, "refused" in refused.json["reason"]) == (403, True)
-    assert management.ask("PUT", "/api/queues/%2F/mine", {}, login="bob:b").status == 204
+    assert management.ask("PUT", "/api/queues/%2F/mine", {}, login="bob:b").status == 201
     assert management.ask("DELETE", "/api/queues/%2F/mine/contents", login="bob:b").status == 403
     assert management.ask("GET", "/api/definitions", login="bob:b").status == 403
 
@@ -152,7 +152,7 @@ def test_a_change_is_answered_when_it_is_durable():
     promise.on_durable(6)
     assert transport.value() == b""
     promise.on_durable(7)
-    assert Answer(transport.value()).status == 204
+    assert Answer(transport.value()).status == 201
     written = transport.value()
     promise.end_turn(9)
     promise.on_durable(9)

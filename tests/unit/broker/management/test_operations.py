@@ -119,13 +119,15 @@ def test_moving_to_where_it_cannot_go_loses_nothing(management):
 
 def test_declaring(management):
     body = {"durable": True, "arguments": {"x-max-length": 5}}
-    assert management.ask("PUT", "/api/queues/%2F/new", body).status == 204
+    assert management.ask("PUT", "/api/queues/%2F/new", body).status == 201
     assert management.core.vhost.queues["new"].arguments == {"x-max-length": 5}
     assert management.ask("PUT", "/api/queues/%2F/new", {"durable": False}).status == 400
     assert (
         management.ask("PUT", "/api/exchanges/%2F/ex2", {"type": "fanout", "durable": True}).status
-        == 204
+        == 201
     )
+    again = management.ask("PUT", "/api/queues/%2F/new", body)
+    assert (again.status, again.body) == (204, b"")
     assert management.ask("GET", "/api/exchanges/%2F/ex2").json["type"] == "fanout"
     assert management.ask("PUT", "/api/exchanges/%2F/ex3", {"type": "odd"}).status == 400
     assert management.ask("DELETE", "/api/exchanges/%2F/ex2").status == 204
@@ -134,7 +136,7 @@ def test_declaring(management):
 
 def test_bindings(management):
     assert (
-        management.ask("POST", "/api/bindings/%2F/e/ex/q/two", {"routing_key": "b"}).status == 204
+        management.ask("POST", "/api/bindings/%2F/e/ex/q/two", {"routing_key": "b"}).status == 201
     )
     rows = management.ask("GET", "/api/bindings/%2F").json
     found = {(row["destination"], row["routing_key"]): row["properties_key"] for row in rows}
