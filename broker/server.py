@@ -41,6 +41,8 @@ SWITCH_SECONDS = 0.0005
 TICK_SECONDS = 0.1
 LATE_SECONDS = 2.0
 """How long after its start a broker imports what no client needed yet."""
+WEBSOCKET_SLACK_BYTES = 64 << 10
+"""A WebSocket message may hold so much beside the largest frame."""
 STOP_SECONDS = 1.0
 """How long a clean stop lets connections write their farewells."""
 
@@ -178,7 +180,7 @@ class Server:
         if listener.protocol == "management":
             self._late = LateFactory("broker.management.api", self._make_management)
             return self._late
-        return ConnectionFactory(
+        factory = ConnectionFactory(
             self._broker,
             self._turn,
             self._session_factory(listener),
@@ -186,6 +188,21 @@ class Server:
             self._connections,
             listener.protocol,
             listener.connections_max,
+        )
+        if listener.protocol != "websocket":
+            return factory
+        from broker.net.websocket import WebSocketFactory, WebSocketLimits
+
+        limits = listener.limits
+        return WebSocketFactory(
+            factory,
+            WebSocketLimits(
+                message_bytes_max=limits.body_size + limits.header_size + WEBSOCKET_SLACK_BYTES,
+                handshake_seconds=limits.login_timeout,
+                origins=listener.origins,
+                connections_max=listener.connections_max,
+            ),
+            self._reactor.callLater,
         )
 
     @staticmethod
@@ -211,7 +228,7 @@ class Server:
 
     def _session_factory(self, listener: Listener) -> SessionFactory:
         broker, accounts, clock = self._broker, self._accounts, self._broker.clock
-        if listener.protocol == "stomp":
+        if listener.protocol in ("stomp", "websocket"):
             from broker.session.stomp import StompSession
 
             stomp_limits = self._config.stomp_limits(listener)

@@ -33,6 +33,7 @@ def test_nothing_given(load):
     assert [(one.protocol, one.host, one.port) for one in found.listeners] == [
         ("amqp", "127.0.0.1", 5672),
         ("stomp", "127.0.0.1", 61613),
+        ("websocket", "127.0.0.1", 15674),
         ("management", "127.0.0.1", 15672),
     ]
     assert found.data_folder == Path("data")
@@ -50,7 +51,7 @@ def test_port_offset_shifts_only_defaults(load):
         ("0.0.0.0", 7000),
         ("127.0.0.1", 5679),
     ]
-    assert [one.port for one in load("", 3921).listeners] == [9593, 65534, 19593]
+    assert [one.port for one in load("", 3921).listeners] == [9593, 65534, 19595, 19593]
 
 
 @pytest.mark.parametrize("offset", [-1, 3922])
@@ -88,7 +89,9 @@ def test_file_in_the_data_folder_is_found(tmp_path):
     ("text", "wanted"),
     [
         ("[[listener]]\n", "x.toml:1: listener[0].protocol: is missing"),
-        ('[[listener]]\nprotocol = "mqtt"\n', 'one of "amqp", "stomp", "management" expected'),
+        ('[[listener]]\nprotocol = "mqtt"\n', 'one of "amqp", "stomp", "websocket", "management" expected'),
+        ('[[listener]]\nprotocol = "amqp"\nprofile = "rabbitmq"\n', "only for protocol stomp and websocket"),
+        ('[[listener]]\nprotocol = "stomp"\norigins = ["https://a"]\n', "only for protocol websocket"),
         ('[[listener]]\nprotocol = "amqp"\naddress = "5672"\n', "x.toml:3: listener[0].address"),
         ("[link]\n", "x.toml:1: link: links between brokers are not in this version"),
         ("[failover]\n", "not in this version"),
