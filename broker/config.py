@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -32,11 +31,10 @@ DEFAULT_DATA = "data"
 FILE_NAME = "gridmsg.toml"
 PORT_OFFSET_MAX = 3921
 AGENT_SECTIONS = ("collector", "database", "summary", "replay")
-DEFAULT_PORTS = {"amqp": 5672, "stomp": 61613, "websocket": 15674, "management": 15672}
-TLS_PORTS = {"amqp": 5671, "stomp": 61614, "websocket": 15673, "management": 15671}
+DEFAULT_PORTS = {"amqp": 5672, "stomp": 61613, "management": 15672}
+TLS_PORTS = {"amqp": 5671, "stomp": 61614, "management": 15671}
 COLLECTOR_PORT = 8880
 LATER_SECTIONS = {
-    "failover": "failover is not in this version: a data folder has one broker; take the section out",
     "link": "links between brokers are not in this version; take the section out",
     "archive": "the archive agent is not in this version; take the section out",
 }
@@ -103,6 +101,53 @@ class StoreSection(Section, frozen=True, kw_only=True):
     ] = 40 << 20
 
 
+class FailoverSection(Section, frozen=True, kw_only=True):
+    """`[failover]`: who may write to the store when several brokers share its folder, and how soon another takes over."""
+
+    locker: Annotated[
+        Literal["directory", "postgresql", "none"],
+        Meta(
+            description="Where the lease is: in the store's folder, in a row of a PostgreSQL database, or nowhere "
+            "(a second broker is refused, not made a standby)."
+        ),
+    ] = "directory"
+    lease: Annotated[
+        Duration,
+        Meta(description="A silent owner loses the store after this long.", ge=0.2, le=600),
+    ] = 5.0
+    margin: Annotated[
+        Duration,
+        Meta(
+            description="How much earlier the owner itself stops; 0: a tenth of the lease, or what clocks and "
+            "file system need if that is more."
+        ),
+    ] = 0.0
+    drift: Annotated[
+        float,
+        Meta(
+            description="How much two hosts' clocks may differ in speed: 0.01 is 1 %.", ge=0, le=0.2
+        ),
+    ] = 0.01
+    prove_death: Annotated[
+        bool,
+        Meta(
+            description="Take over at once from a dead process of this host; false: wait for its lease, as for other hosts."
+        ),
+    ] = True
+    postgresql: Annotated[
+        Secret,
+        Meta(description="Connection of the locker postgresql: a libpq URL or key=value text."),
+    ] = ""
+    name: Annotated[
+        str,
+        Meta(
+            description="Row of the locker postgresql: the same for all brokers of one store.",
+            min_length=1,
+            max_length=200,
+        ),
+    ] = "gridmsg"
+
+
 class LimitsSection(Section, frozen=True, kw_only=True):
     """`limits` of a listener: what one peer may send or hold."""
 
@@ -163,8 +208,7 @@ class ListenerSection(Section, frozen=True, kw_only=True):
     """`[[listener]]`: where the broker listens.  Rows given replace the default ones."""
 
     protocol: Annotated[
-        Literal["amqp", "stomp", "websocket", "management"],
-        Meta(description="What is spoken there; websocket is STOMP, at the path /ws."),
+        Literal["amqp", "stomp", "management"], Meta(description="What is spoken there.")
     ]
     address: Annotated[
         str,
@@ -175,14 +219,6 @@ class ListenerSection(Section, frozen=True, kw_only=True):
         Literal["none", "optional", "required"] | None,
         Meta(description="Client certificates, where not as in `[tls]`."),
     ] = None
-    profile: Annotated[
-        Literal["strict", "rabbitmq", "activemq"],
-        Meta(description="STOMP: as the specification says, or with another broker's habits."),
-    ] = "strict"
-    origins: Annotated[
-        list[str],
-        Meta(description="WebSocket: whose pages may connect, e.g. https://host; empty: all."),
-    ] = field(default_factory=list)
     max_connections: Annotated[Count, Meta(description="Connections at one time.")] = 10_000
     limits: LimitsSection = LimitsSection()
 
@@ -239,14 +275,12 @@ class RouteSection(Section, frozen=True, kw_only=True):
 class Listener:
     """A place to listen.  `port` 0 takes a free one."""
 
-    protocol: Literal["amqp", "stomp", "websocket", "management"]
+    protocol: Literal["amqp", "stomp", "management"]
     host: str
     port: int
     connections_max: int
     limits: LimitsSection
     tls: TlsFiles | None = None
-    profile: Literal["strict", "rabbitmq", "activemq"] = "strict"
-    origins: tuple[str, ...] = ()
 
 
 @final
@@ -271,6 +305,7 @@ class Config:
     broker: BrokerSection
     auth: AuthSection
     store: StoreSection
+    failover: FailoverSection
     listeners: tuple[Listener, ...]
     addresses: tuple[Address, ...]
     routes: tuple[Route, ...]
@@ -317,7 +352,6 @@ class Config:
     def stomp_limits(self, listener: Listener) -> StompLimits:
         """What a STOMP peer of the listener may do."""
         from broker.session.stomp_connect import StompLimits
-        from broker.session.stomp_profile import PROFILES
 
         limits = listener.limits
         return StompLimits(
@@ -330,7 +364,6 @@ class Config:
             transaction_bytes_max=limits.transaction_size,
             prefetch_default=min(limits.prefetch_default, limits.prefetch_max),
             prefetch_max=limits.prefetch_max,
-            profile=PROFILES[listener.profile],
         )
 
     def amqp_limits(self, listener: Listener) -> AmqpLimits:
@@ -393,6 +426,7 @@ def load(
     broker = document.section("broker", BrokerSection)
     auth = document.section("auth", AuthSection)
     store = document.section("store", StoreSection)
+    failover = document.section("failover", FailoverSection)
     tls = document.section("tls", TlsSection)
     listeners = _listeners(document, port_offset, tls, file.parent if file else Path())
     addresses = _addresses(document)
@@ -413,6 +447,7 @@ def load(
         broker=broker,
         auth=auth,
         store=store,
+        failover=failover,
         listeners=listeners,
         addresses=addresses,
         routes=routes,
@@ -443,9 +478,6 @@ def _listeners(
             ListenerSection(protocol="stomp"),
             ListenerSection(protocol="management"),
         ]
-        if find_spec("wsproto") is not None:
-            # TODO(4): without asking, once wsproto is among the dependencies.
-            rows.insert(2, ListenerSection(protocol="websocket"))
     listeners = []
     for index, row in enumerate(rows):
         try:
@@ -463,23 +495,7 @@ def _listeners(
                 f'"{row.address}" is not allowed: HOST:PORT expected, such as "127.0.0.1:5672" or "[::1]:5672"',
             ) from None
         files = _tls_files(document, index, row, tls, folder)
-        for key, protocols in (("profile", ("stomp", "websocket")), ("origins", ("websocket",))):
-            if row.protocol not in protocols and getattr(row, key) not in ("strict", []):
-                raise document.error(
-                    ("listener", index, key), f"only for protocol {' and '.join(protocols)}"
-                )
-        listeners.append(
-            Listener(
-                row.protocol,
-                host,
-                port,
-                row.max_connections,
-                row.limits,
-                files,
-                row.profile,
-                tuple(row.origins),
-            )
-        )
+        listeners.append(Listener(row.protocol, host, port, row.max_connections, row.limits, files))
     seen: dict[tuple[str, int], int] = {}
     for index, one in enumerate(listeners):
         if one.port and (one.host, one.port) in seen:
@@ -605,6 +621,7 @@ def _check_subjects(document: Document, auth: AuthSection) -> None:
 SECTIONS: dict[str, type[Section]] = {
     "broker": BrokerSection,
     "store": StoreSection,
+    "failover": FailoverSection,
     "listener": ListenerSection,
     "tls": TlsSection,
     "auth": AuthSection,

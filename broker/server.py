@@ -1,18 +1,18 @@
-"""The composition root: a broker process from its configuration.
+"""The composition root of an active broker: one ownership of the store, from opening it to letting it go.
 
-Opens the store, rebuilds the core, listens, and stops cleanly on SIGTERM or SIGINT.  Stopping is a checkpoint and an
-exit; `kill -9` at any moment is as good.  Tests: tests/interop/, tests/crash/.
+Opens the store, rebuilds the core, listens, and stops; `broker.duty` decides when.  Tests: tests/interop/, tests/crash/.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 from twisted.internet.error import CannotListenError
@@ -25,15 +25,17 @@ from broker.net.checks import Checks
 from broker.net.connection import BLOCKED_REASON, Connection, SessionFactory
 from broker.net.late import LateFactory
 from broker.net.listener import ConnectionFactory
+from broker.net.switch import SwitchFactory
 from broker.net.turn import Turn
 from broker.session.accounts import AccountRegister
 from store.errors import StoreError
+from store.journal import Journal
 
 if TYPE_CHECKING:
     from broker.config import Config, Listener
-    from broker.net.tls_files import TlsFiles
     from broker.session.base import Session, Wake
-    from store.interface import Store
+    from store.interface import Recovered
+    from store.lease.held import Lease
 
 log = logging.getLogger("gridmsg.broker")
 
@@ -55,71 +57,93 @@ def run(config: Config) -> int:
     """Run a broker until it is told to stop; returns the exit status (0, or 1 when it could not start or its store failed)."""
     from twisted.internet import reactor as installed
 
+    from broker.duty import Duty
+
     reactor: Any = installed
     try:
-        server = Server(config, reactor)
-        server.start()
+        duty = Duty(config, reactor)
+        duty.start()
     except (StartFailed, StoreError) as error:
         sys.stderr.write(f"gridmsg broker: {error}\n")
         return 1
     # Twisted would put its own handlers over ours, and stop without a farewell.
     reactor.run(installSignalHandlers=False)
-    return server.exit_status
+    return duty.exit_status
+
+
+def listen(reactor: Any, listener: Listener, factory: Any) -> Any:
+    """Listen for a protocol; returns the port.  Raises StartFailed."""
+    try:
+        return reactor.listenTCP(listener.port, factory, backlog=1024, interface=listener.host)
+    except CannotListenError as error:
+        reason = error.socketError
+        text = getattr(reason, "strerror", None) or str(reason)
+        raise StartFailed(
+            f"cannot listen for {listener.protocol} on {listener.host}:{listener.port}: {text}; stop what "
+            "listens there, or shift all default ports with --port-offset N"
+        ) from None
+
+
+def secured(listener: Listener, factory: Any) -> Any:
+    """The factory, behind TLS where the listener wants it.  Raises StartFailed."""
+    if listener.tls is None:
+        return factory
+    from broker.net.tls import TlsContext, TlsFactory, TlsFailure
+
+    try:
+        return TlsFactory(TlsContext(listener.tls), listener.protocol, factory)
+    except TlsFailure as error:
+        raise StartFailed(
+            f"TLS for {listener.protocol}: {error}; make the files with `gridmsg certs`, and name them in [tls]"
+        ) from None
 
 
 @final
 class Server:
-    """One broker with its store and listeners."""
+    """An active broker with its store and listeners.
 
-    def __init__(self, config: Config, reactor: Any) -> None:
+    `is_open` is the clock fence: nothing is delivered once it says no.  `on_failed(server, error)` is called once when the
+    store can promise nothing any more; every socket is closed by then.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        lease: Lease | None,
+        is_open: Callable[[], bool] | None,
+        on_failed: Callable[[Server, BaseException], None],
+        describe_failover: Callable[[], dict[str, Any]],
+    ) -> None:
         self._config = config
         self._reactor = reactor
+        self._lease = lease
+        self._is_open = is_open
+        self._on_failed = on_failed
+        self._describe_failover = describe_failover
         self._connections: dict[Connection, None] = {}
-        self._ports: list[Any] = []
+        self._ports: dict[int, Any] = {}
         self._checks = Checks(reactor.callFromThread)
         self._is_stopping = False
         self._late: LateFactory | None = None
-        self.exit_status = 0
+        self._recovered: Recovered | None = None
+        self._store = Journal(str(config.broker_folder), config.store_settings(), lease=lease)
+        self.is_open = False
+        """Whether the store is open."""
 
-    def start(self) -> None:
-        """Open the store and listen; raises StartFailed or StoreError with nothing left open."""
-        config = self._config
-        folder = config.broker_folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StartFailed(
-                f"cannot make the data folder {folder}: {error.strerror}; choose one you may write to with --data"
-            ) from None
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise StartFailed(
-                f"no permission to write to {folder}; change its owner, or choose another with --data"
-            )
-        self._store = self._make_store()
-        try:
-            self._open()
-            self._listen()
-        except BaseException:
-            for port in self._ports:
-                port.stopListening()
-            self._store.close()
-            raise
-        self._config.pid_file.write_text(f"{os.getpid()}\n")
-        self._reactor.addSystemEventTrigger("after", "startup", self._started)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._reactor.callFromThread(self.stop))
+    def open_store(self) -> None:
+        """Open the store, in any thread.  Raises StoreError, OSError with nothing left open."""
+        self._recovered = self._store.open(
+            self._reactor.callFromThread, self._durable, self._failed, self._blocked
+        )
+        self.is_open = True
 
-    def _make_store(self) -> Store:
-        from store.journal import Journal
-
-        return Journal(str(self._config.broker_folder), self._config.store_settings())
-
-    def _open(self) -> None:
+    def serve(self) -> None:
+        """Rebuild the core from what the store held.  Raises StartFailed."""
         config = self._config
         reactor = self._reactor
-        recovered = self._store.open(
-            reactor.callFromThread, self._durable, self._failed, self._blocked
-        )
+        recovered, self._recovered = self._recovered, None
+        assert recovered is not None, "the store is opened first"
         self._epoch = recovered.epoch
         self._broker = Broker(
             self._store,
@@ -128,7 +152,9 @@ class Server:
             limits=config.core_limits(),
             addresses=AddressTable(config.addresses),
         )
-        self._turn = Turn(self._broker, self._store, lambda call: reactor.callLater(0, call))
+        self._turn = Turn(
+            self._broker, self._store, lambda call: reactor.callLater(0, call), self._is_open
+        )
         self._broker.restore(recovered)
         for name in config.broker.vhosts:
             self._broker.add_vhost(name)
@@ -139,6 +165,10 @@ class Server:
         self._register.on_changed = self._recheck
         self._make_routes()
         self._turn.schedule()
+
+    def prod_store(self) -> None:
+        """Ask the store's writer for a sign of life; in any thread."""
+        self._store.prod()
 
     def _make_routes(self) -> None:
         vhost = self._broker.vhosts["/"]
@@ -158,23 +188,20 @@ class Server:
 
     # Listeners
 
-    def _listen(self) -> None:
-        for listener in self._config.listeners:
-            factory = self._factory(listener)
-            if listener.tls is not None:
-                factory = self._secured(listener.tls, listener.protocol, factory)
-            try:
-                port = self._reactor.listenTCP(
-                    listener.port, factory, backlog=1024, interface=listener.host
-                )
-            except CannotListenError as error:
-                reason = error.socketError
-                text = getattr(reason, "strerror", None) or str(reason)
-                raise StartFailed(
-                    f"cannot listen for {listener.protocol} on {listener.host}:{listener.port}: {text}; stop what "
-                    "listens there, or shift all default ports with --port-offset N"
-                ) from None
-            self._ports.append(port)
+    def listen(self, kept: dict[int, Any]) -> None:
+        """Listen where we do not yet.  `kept` has the ports that outlive an ownership, by listener.  Raises StartFailed."""
+        for index, listener in enumerate(self._config.listeners):
+            if index in self._ports:
+                continue
+            factory = secured(listener, self._factory(listener))
+            if listener.protocol != "management":
+                self._ports[index] = listen(self._reactor, listener, factory)
+                continue
+            if index in kept:
+                kept[index].factory.switch(factory)
+            else:
+                kept[index] = listen(self._reactor, listener, SwitchFactory(factory))
+            self._ports[index] = kept[index]
 
     def _factory(self, listener: Listener) -> Any:
         if listener.protocol == "management":
@@ -204,17 +231,6 @@ class Server:
             ),
             self._reactor.callLater,
         )
-
-    @staticmethod
-    def _secured(files: TlsFiles, name: str, factory: Any) -> Any:
-        from broker.net.tls import TlsContext, TlsFactory, TlsFailure
-
-        try:
-            return TlsFactory(TlsContext(files), name, factory)
-        except TlsFailure as error:
-            raise StartFailed(
-                f"TLS for {name}: {error}; make the files with `gridmsg certs`, and name them in [tls]"
-            ) from None
 
     def _recheck(self) -> None:
         """Accounts or vhosts changed."""
@@ -266,19 +282,17 @@ class Server:
 
     def _failed(self, error: BaseException) -> None:
         log.critical(
-            "the store failed, nothing more is promised, stopping: %s: %s",
+            "the store failed, nothing more is promised: %s: %s",
             type(error).__name__,
             error,
         )
-        self.exit_status = 1
-        self._turn.fail()
-        for connection in list(self._connections):
-            connection.abort()
-        self._reactor.callLater(0, self._finish)
+        self.cut()
+        self._on_failed(self, error)
 
     # Life
 
-    def _started(self) -> None:
+    def started(self) -> None:
+        """Clients may come: begin to tick."""
         self._tick()
         if self._late is not None:
             self._reactor.callLater(LATE_SECONDS, self._late.prepare)
@@ -291,7 +305,7 @@ class Server:
         sys.setswitchinterval(SWITCH_SECONDS)
         places = ", ".join(
             f"{one.protocol}{' with TLS' if one.tls else ''} {port.getHost().host}:{port.getHost().port}"
-            for one, port in zip(self._config.listeners, self._ports, strict=True)
+            for one, port in self._listening()
         )
         log.info(
             "broker active, epoch %d, data %s: %s", self._epoch, self._config.data_folder, places
@@ -305,39 +319,78 @@ class Server:
             self._turn.schedule()
         self._reactor.callLater(TICK_SECONDS, self._tick)
 
-    def stop(self) -> None:
-        """Stop cleanly: tell the peers, keep the promises under way, checkpoint, exit."""
+    def _listening(self) -> list[tuple[Listener, Any]]:
+        return [
+            (one, self._ports[index])
+            for index, one in enumerate(self._config.listeners)
+            if index in self._ports
+        ]
+
+    def stop(self, is_polite: bool, done: Callable[[], None]) -> None:
+        """Stop listening, tell the peers, keep the promises under way; `done` is called when all are gone."""
         if self._is_stopping:
+            done()
             return
         self._is_stopping = True
-        log.info("stopping")
-        for port in self._ports:
-            port.stopListening()
+        self._stop_listening()
         for connection in list(self._connections):
             connection.shutdown("broker forced connection closure with reason 'shutdown'")
-        self._wait_for_connections(self._reactor.seconds() + STOP_SECONDS)
 
-    def _wait_for_connections(self, deadline: float) -> None:
+        def gone() -> None:
+            self._checks.stop()
+            if is_polite:
+                self._turn.end()
+            done()
+
+        self._wait_for_connections(self._reactor.seconds() + STOP_SECONDS, gone)
+
+    def _stop_listening(self) -> None:
+        for listener, port in self._listening():
+            if listener.protocol != "management":
+                port.stopListening()
+
+    def _wait_for_connections(self, deadline: float, gone: Callable[[], None]) -> None:
         if self._connections and self._reactor.seconds() < deadline:
-            self._reactor.callLater(0.02, self._wait_for_connections, deadline)
+            self._reactor.callLater(0.02, self._wait_for_connections, deadline, gone)
             return
         for connection in list(self._connections):
             connection.abort()
-        self._reactor.callLater(0.01, self._finish)
+        self._reactor.callLater(0.01, gone)
 
-    def _finish(self) -> None:
+    def cut(self) -> None:
+        """Close every socket at once and promise nothing more: the guard is closed, or the store failed."""
+        if self._is_stopping:
+            return
         self._is_stopping = True
-        self._checks.stop()
-        if self.exit_status == 0:
-            self._turn.end()
-        try:
-            self._store.close()
-        except (StoreError, OSError) as error:
-            log.critical("the store did not close cleanly: %s", error)
-            self.exit_status = 1
-        self._config.pid_file.unlink(missing_ok=True)
-        if self._reactor.running:
-            self._reactor.stop()
+        self.shut_sockets()
+        self._stop_listening()
+        if hasattr(self, "_turn"):
+            self._turn.fail()
+        for connection in list(self._connections):
+            connection.abort()
+        self._checks.stop_soon()
+
+    def shut_sockets(self) -> None:
+        """Shut every socket below Twisted, in any thread: peers see it even if the reactor hangs."""
+        for connection in list(self._connections):
+            with contextlib.suppress(Exception):
+                transport: Any = connection.transport
+                transport.getHandle().shutdown(socket.SHUT_RDWR)
+        for _, port in self._listening():
+            with contextlib.suppress(Exception):
+                port.socket.shutdown(socket.SHUT_RDWR)
+
+    def close_store(self) -> None:
+        """Write what waits, checkpoint, release; in any thread.  Raises StoreError, OSError."""
+        self.is_open = False
+        self._store.close()
+
+    def abandon(self) -> None:
+        """Undo a start that failed.  Raises StoreError, OSError."""
+        self._is_stopping = True
+        for _, port in self._listening():
+            port.stopListening()
+        self.close_store()
 
     # For status and management
 
@@ -356,7 +409,7 @@ class Server:
                     "host": port.getHost().host,
                     "port": port.getHost().port,
                 }
-                for one, port in zip(self._config.listeners, self._ports, strict=True)
+                for one, port in self._listening()
             ],
             "connections": [
                 {
@@ -369,4 +422,5 @@ class Server:
             ],
             "is_blocked": self._store.is_blocked,
             "store": self._store.stat(),
+            "failover": self._describe_failover(),
         }

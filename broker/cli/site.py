@@ -62,15 +62,9 @@ def broker() -> None:
 @site_options
 @log_option
 def broker_run(place: Place, log_level: str) -> int:
-    """Run the broker alone, in the foreground."""
+    """Run the broker alone, in the foreground; where another one is active on the folder, as its standby."""
     start_logging(log_level)
     config = place.config
-    running = running_pid(place)
-    if running is not None:
-        raise Failure(
-            f"a broker runs on {place.data_folder} (process {running}): stop it with `gridmsg broker stop`, "
-            "or take another folder with --data"
-        )
     from broker import server
 
     return server.run(config)

@@ -7,6 +7,7 @@ Tests: tests/unit/broker/net/test_checks.py.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any, Final, final
 
@@ -44,6 +45,13 @@ class Checks:
             log.exception("a login could not be checked")
             is_right = False
         self._call_from_thread(done, is_right)
+
+    def stop_soon(self) -> None:
+        """Drop what waits, without waiting for the check under way."""
+        self._is_stopped = True
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            threading.Thread(target=pool.stop, name="logins-end", daemon=True).start()
 
     def stop(self) -> None:
         """Wait for the check under way; those that wait are dropped with their connections."""

@@ -2,7 +2,7 @@
 
 The end of a turn is scheduled when the first session wakes and runs after the reactor has read what was ready, so
 everything that arrived together shares one commit and one write.  Promises (confirms, receipts, durable -ok) are released when
-the store says that their commit is on stable storage.  Tests: tests/unit/broker/net/test_turn.py.
+the store says that their commit is on stable storage.  Nothing is written once the lease's clock fence is closed.  Tests: tests/unit/broker/net/test_turn.py.
 """
 
 from __future__ import annotations
@@ -29,11 +29,16 @@ class Turn:
     """Collects what one reactor iteration did and ends it."""
 
     def __init__(
-        self, broker: Broker, store: Store, call_soon: Callable[[Callable[[], None]], object]
+        self,
+        broker: Broker,
+        store: Store,
+        call_soon: Callable[[Callable[[], None]], object],
+        is_open: Callable[[], bool] | None = None,
     ) -> None:
         self._broker = broker
         self._store = store
         self._call_soon = call_soon
+        self._is_open = is_open or _always
         self._writers: dict[Session, Writer] = {}
         self._woken: dict[Session, None] = {}
         self._waiting: dict[Session, int] = {}
@@ -69,12 +74,13 @@ class Turn:
         self._is_scheduled = False
         broker = self._broker
         store = self._store
-        if self._is_failed:
+        if self._is_failed or not self._is_open():
             return
         broker.dispatch()
         commit = store.commit(broker.take_unit())
         durable = store.durable
         woken = self._woken
+        is_open = self._is_open
         self._woken = {}
         for session in woken:
             session.end_turn(commit)
@@ -83,7 +89,7 @@ class Turn:
             else:
                 session.on_durable(commit)
             writer = self._writers.get(session)
-            if writer is not None:
+            if writer is not None and is_open():
                 writer.flush()
         broker.now_ms = broker.clock.wall_ms()
         if broker.touched or broker.has_changes or self._woken:
@@ -105,3 +111,7 @@ class Turn:
         self._is_failed = True
         self._waiting.clear()
         self._woken.clear()
+
+
+def _always() -> bool:
+    return True

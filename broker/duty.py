@@ -1,0 +1,338 @@
+"""A broker process from start to end: standby or active, again and again, until it is told to stop.
+
+One `Server` for each ownership of the store; the management listener outlives them.  A clean stop is a checkpoint, a
+release of the lease and an exit; `kill -9` at any moment is as good.  Tests: tests/crash/test_failover.py, tests/interop/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, Final, final
+
+from broker.failover import Failover
+from broker.net.switch import SwitchFactory
+from broker.server import Server, StartFailed, listen, secured
+from store.errors import Fenced, StoreError
+from store.files import RealFiles
+from store.layout import Layout
+from store.lease.directory import DirectoryLocker, Terms
+from store.lease.host import RealHost
+
+if TYPE_CHECKING:
+    from broker.config import Config, Listener
+    from store.lease.held import Lease
+
+log = logging.getLogger("gridmsg.broker")
+
+LISTEN_AGAIN_SECONDS: Final = 0.25
+LISTEN_SECONDS_MAX: Final = 60.0
+"""How long a new owner tries to get ports that the former one, on the same host, may still hold."""
+CLOSE_SECONDS_MAX: Final = 30.0
+"""A clean stop that takes longer loses its lease, so that another may serve."""
+
+
+@final
+class Duty:
+    """One broker process."""
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._server: Server | None = None
+        self._failover: Failover | None = None
+        self._kept: dict[int, Any] = {}
+        self._is_stopping = False
+        self.exit_status = 0
+
+    def start(self) -> None:
+        """Serve, or stand by if another owns the store.  Raises StartFailed, StoreError with nothing left open."""
+        self._check_folder()
+        lease = None
+        if self._config.failover.locker != "none":
+            self._failover = self._make_failover()
+            try:
+                lease = self._failover.claim_at_once()
+            except OSError as error:
+                raise StartFailed(
+                    f"the lease in {self._config.broker_folder} cannot be read or claimed: {error}"
+                ) from None
+        if lease is not None or self._failover is None:
+            self._serve_now(lease)
+        else:
+            self._stand_by()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._reactor.callFromThread(self.stop))
+
+    def _check_folder(self) -> None:
+        folder = self._config.broker_folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartFailed(
+                f"cannot make the data folder {folder}: {error.strerror}; choose one you may write to with --data"
+            ) from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StartFailed(
+                f"no permission to write to {folder}; change its owner, or choose another with --data"
+            )
+
+    def _make_failover(self) -> Failover:
+        settings = self._config.failover
+        margin = settings.margin or settings.lease * max(0.1, settings.drift)
+        terms = Terms(settings.lease, margin, settings.drift)
+        layout = Layout(RealFiles(), str(self._config.broker_folder))
+        layout.make_folders()
+        layout.check_format()
+        host = RealHost() if settings.prove_death else RealHost(boot_id="")
+        locker = DirectoryLocker(
+            layout.files,
+            layout.lease,
+            host,
+            terms,
+            lambda: layout.highest_epoch() + 1,
+            addresses=" ".join(
+                f"{one.protocol}={one.host}:{one.port}" for one in self._config.listeners
+            ),
+            make_room=layout.give_up_reserve,
+        )
+        return Failover(
+            locker, terms, self._reactor.callFromThread, self._won, self._closed, self._cut
+        )
+
+    # Serving
+
+    def _make_server(self, lease: Lease | None) -> Server:
+        failover = self._failover
+        server = Server(
+            self._config,
+            self._reactor,
+            lease,
+            is_open=failover.is_open if failover is not None else None,
+            on_failed=self._store_failed,
+            describe_failover=failover.describe if failover is not None else dict,
+        )
+        self._server = server
+        return server
+
+    def _serve_now(self, lease: Lease | None) -> None:
+        """Open and listen before the reactor runs: the start of a broker that nobody stands against."""
+        server = self._make_server(lease)
+        try:
+            server.open_store()
+            if self._failover is not None:
+                self._failover.opened(server.prod_store)
+            server.serve()
+            server.listen(self._kept)
+        except BaseException:
+            self._server = None
+            with contextlib.suppress(StoreError, OSError):
+                server.abandon()
+            if self._failover is not None:
+                self._failover.stop()
+            raise
+        self._reactor.addSystemEventTrigger("after", "startup", self._serving, server)
+
+    def _won(self, lease: Lease) -> None:
+        """The store is ours: open it in a thread, so that health is answered meanwhile."""
+        if self._is_stopping:
+            return
+        server = self._make_server(lease)
+
+        def open_store() -> None:
+            try:
+                server.open_store()
+            except BaseException as error:
+                self._reactor.callFromThread(self._not_opened, server, error)
+            else:
+                self._reactor.callFromThread(self._opened, server)
+
+        threading.Thread(target=open_store, name="store-opening", daemon=True).start()
+
+    def _not_opened(self, server: Server, error: BaseException) -> None:
+        if server is not self._server:
+            return
+        self._server = None
+        failover = self._failover
+        if failover is None or self._is_stopping:
+            return
+        if failover.is_fenced or isinstance(error, Fenced):
+            failover.fence(str(error))
+            failover.let_go()
+        else:
+            failover.give_up(error)
+
+    def _opened(self, server: Server) -> None:
+        failover = self._failover
+        assert failover is not None, "a store is opened in a thread after a claim only"
+        if server is not self._server or self._is_stopping or failover.is_fenced:
+            self._close_aside(server)
+            return
+        failover.opened(server.prod_store)
+        try:
+            server.serve()
+        except (StartFailed, StoreError, OSError) as error:
+            self._server = None
+            with contextlib.suppress(StoreError, OSError):
+                server.abandon()
+            failover.give_up(error)
+            return
+        self._listen(server, self._reactor.seconds() + LISTEN_SECONDS_MAX)
+
+    def _listen(self, server: Server, deadline: float) -> None:
+        """Listen; ports that a stopped or dying former owner on this host still holds are tried again."""
+        if server is not self._server or self._is_stopping:
+            return
+        try:
+            server.listen(self._kept)
+        except StartFailed as error:
+            if self._reactor.seconds() > deadline:
+                log.critical("%s", error)
+                self.exit_status = 1
+                self.stop()
+                return
+            self._reactor.callLater(LISTEN_AGAIN_SECONDS, self._listen, server, deadline)
+            return
+        self._serving(server)
+
+    def _serving(self, server: Server) -> None:
+        if server is not self._server or self._is_stopping:
+            return
+        if self._failover is not None:
+            if self._failover.is_fenced:
+                return
+            self._failover.serving()
+        self._config.pid_file.write_text(f"{os.getpid()}\n")
+        server.started()
+
+    # Standing by
+
+    def _stand_by(self) -> None:
+        for index, listener in enumerate(self._config.listeners):
+            if listener.protocol == "management":
+                self._keep_management(index, listener)
+        assert self._failover is not None, "without a locker nobody stands by"
+        self._failover.stand_by()
+
+    def _keep_management(self, index: int, listener: Listener) -> None:
+        """Listen for health and status; where the active broker of this host has the port, do without."""
+        try:
+            self._kept[index] = listen(
+                self._reactor, listener, SwitchFactory(self._standby_factory(listener))
+            )
+        except StartFailed as error:
+            log.warning("no health endpoint while standby: %s", error)
+
+    def _standby_factory(self, listener: Listener) -> Any:
+        from broker.management.standby import standby_site
+
+        return secured(listener, standby_site(self._config.accounts(), self.describe))
+
+    # The guard
+
+    def _store_failed(self, server: Server, error: BaseException) -> None:
+        if server is not self._server:
+            return
+        if isinstance(error, Fenced) and self._failover is not None:
+            self._failover.fence(str(error))
+            return
+        self.exit_status = 1
+        self.stop()
+
+    def _closed(self, reason: str) -> None:
+        """The guard is closed: sockets first, then the store, then standby."""
+        server = self._server
+        if server is None:
+            return
+        server.cut()
+        self._switch_to_standby()
+        if server.is_open:
+            self._close_aside(server)
+
+    def _switch_to_standby(self) -> None:
+        for index, port in self._kept.items():
+            port.factory.switch(self._standby_factory(self._config.listeners[index]))
+
+    def _close_aside(self, server: Server) -> None:
+        """Close a fenced store in a thread: it may hang, and then the watchdog ends the process."""
+
+        def close() -> None:
+            with contextlib.suppress(StoreError, OSError):
+                server.close_store()
+            self._reactor.callFromThread(self._let_go, server)
+
+        threading.Thread(target=close, name="store-closing", daemon=True).start()
+
+    def _let_go(self, server: Server) -> None:
+        if server is self._server:
+            self._server = None
+        self._remove_pid_file()
+        # What served is gone: its objects may be collected again.
+        gc.unfreeze()
+        gc.collect()
+        failover = self._failover
+        if failover is None or self._is_stopping:
+            return
+        if failover.is_fenced:
+            failover.let_go()
+
+    def _cut(self) -> None:
+        """In the watchdog's thread, when the reactor hangs: shut every socket."""
+        server = self._server
+        if server is not None:
+            server.shut_sockets()
+
+    # Stopping
+
+    def stop(self) -> None:
+        """Stop cleanly: tell the peers, keep the promises under way, checkpoint, release, exit."""
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        log.info("stopping")
+        failover = self._failover
+        server = self._server
+        if failover is not None and failover.lease is not None:
+            # The reactor is busy closing from here on; a close that hangs must not keep the lease.
+            failover.closing(CLOSE_SECONDS_MAX)
+        if server is None or not server.is_open:
+            self._finish()
+            return
+        server.stop(self.exit_status == 0, self._finish)
+
+    def _finish(self) -> None:
+        server = self._server
+        if server is not None:
+            try:
+                server.close_store()
+            except (StoreError, OSError) as error:
+                log.critical("the store did not close cleanly: %s", error)
+                self.exit_status = 1
+        if self._failover is not None:
+            self._failover.stop()
+        self._remove_pid_file()
+        if self._reactor.running:
+            self._reactor.stop()
+
+    def _remove_pid_file(self) -> None:
+        path = self._config.pid_file
+        with contextlib.suppress(OSError):
+            if path.read_text().strip() == str(os.getpid()):
+                path.unlink()
+
+    def describe(self) -> dict[str, Any]:
+        """What a standby shows."""
+        described = self._failover.describe() if self._failover is not None else {}
+        if self._is_stopping:
+            described["role"] = "stopping"
+        return {
+            **described,
+            "name": self._config.broker.name or f"gridmsg@{socket.gethostname()}",
+            "pid": os.getpid(),
+            "data": str(self._config.data_folder),
+        }
