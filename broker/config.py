@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -31,8 +32,8 @@ DEFAULT_DATA = "data"
 FILE_NAME = "gridmsg.toml"
 PORT_OFFSET_MAX = 3921
 AGENT_SECTIONS = ("collector", "database", "summary", "replay")
-DEFAULT_PORTS = {"amqp": 5672, "stomp": 61613, "management": 15672}
-TLS_PORTS = {"amqp": 5671, "stomp": 61614, "management": 15671}
+DEFAULT_PORTS = {"amqp": 5672, "stomp": 61613, "websocket": 15674, "management": 15672}
+TLS_PORTS = {"amqp": 5671, "stomp": 61614, "websocket": 15673, "management": 15671}
 COLLECTOR_PORT = 8880
 LATER_SECTIONS = {
     "link": "links between brokers are not in this version; take the section out",
@@ -208,7 +209,8 @@ class ListenerSection(Section, frozen=True, kw_only=True):
     """`[[listener]]`: where the broker listens.  Rows given replace the default ones."""
 
     protocol: Annotated[
-        Literal["amqp", "stomp", "management"], Meta(description="What is spoken there.")
+        Literal["amqp", "stomp", "websocket", "management"],
+        Meta(description="What is spoken there; websocket is STOMP, at the path /ws."),
     ]
     address: Annotated[
         str,
@@ -219,6 +221,14 @@ class ListenerSection(Section, frozen=True, kw_only=True):
         Literal["none", "optional", "required"] | None,
         Meta(description="Client certificates, where not as in `[tls]`."),
     ] = None
+    profile: Annotated[
+        Literal["strict", "rabbitmq", "activemq"],
+        Meta(description="STOMP: as the specification says, or with another broker's habits."),
+    ] = "strict"
+    origins: Annotated[
+        list[str],
+        Meta(description="WebSocket: whose pages may connect, e.g. https://host; empty: all."),
+    ] = field(default_factory=list)
     max_connections: Annotated[Count, Meta(description="Connections at one time.")] = 10_000
     limits: LimitsSection = LimitsSection()
 
@@ -275,12 +285,14 @@ class RouteSection(Section, frozen=True, kw_only=True):
 class Listener:
     """A place to listen.  `port` 0 takes a free one."""
 
-    protocol: Literal["amqp", "stomp", "management"]
+    protocol: Literal["amqp", "stomp", "websocket", "management"]
     host: str
     port: int
     connections_max: int
     limits: LimitsSection
     tls: TlsFiles | None = None
+    profile: Literal["strict", "rabbitmq", "activemq"] = "strict"
+    origins: tuple[str, ...] = ()
 
 
 @final
@@ -352,6 +364,7 @@ class Config:
     def stomp_limits(self, listener: Listener) -> StompLimits:
         """What a STOMP peer of the listener may do."""
         from broker.session.stomp_connect import StompLimits
+        from broker.session.stomp_profile import PROFILES
 
         limits = listener.limits
         return StompLimits(
@@ -364,6 +377,7 @@ class Config:
             transaction_bytes_max=limits.transaction_size,
             prefetch_default=min(limits.prefetch_default, limits.prefetch_max),
             prefetch_max=limits.prefetch_max,
+            profile=PROFILES[listener.profile],
         )
 
     def amqp_limits(self, listener: Listener) -> AmqpLimits:
@@ -478,6 +492,9 @@ def _listeners(
             ListenerSection(protocol="stomp"),
             ListenerSection(protocol="management"),
         ]
+        if find_spec("wsproto") is not None:
+            # TODO(4): without asking, once wsproto is among the dependencies.
+            rows.insert(2, ListenerSection(protocol="websocket"))
     listeners = []
     for index, row in enumerate(rows):
         try:
@@ -495,7 +512,23 @@ def _listeners(
                 f'"{row.address}" is not allowed: HOST:PORT expected, such as "127.0.0.1:5672" or "[::1]:5672"',
             ) from None
         files = _tls_files(document, index, row, tls, folder)
-        listeners.append(Listener(row.protocol, host, port, row.max_connections, row.limits, files))
+        for key, protocols in (("profile", ("stomp", "websocket")), ("origins", ("websocket",))):
+            if row.protocol not in protocols and getattr(row, key) not in ("strict", []):
+                raise document.error(
+                    ("listener", index, key), f"only for protocol {' and '.join(protocols)}"
+                )
+        listeners.append(
+            Listener(
+                row.protocol,
+                host,
+                port,
+                row.max_connections,
+                row.limits,
+                files,
+                row.profile,
+                tuple(row.origins),
+            )
+        )
     seen: dict[tuple[str, int], int] = {}
     for index, one in enumerate(listeners):
         if one.port and (one.host, one.port) in seen:

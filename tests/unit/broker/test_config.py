@@ -89,9 +89,18 @@ def test_file_in_the_data_folder_is_found(tmp_path):
     ("text", "wanted"),
     [
         ("[[listener]]\n", "x.toml:1: listener[0].protocol: is missing"),
-        ('[[listener]]\nprotocol = "mqtt"\n', 'one of "amqp", "stomp", "websocket", "management" expected'),
-        ('[[listener]]\nprotocol = "amqp"\nprofile = "rabbitmq"\n', "only for protocol stomp and websocket"),
-        ('[[listener]]\nprotocol = "stomp"\norigins = ["https://a"]\n', "only for protocol websocket"),
+        (
+            '[[listener]]\nprotocol = "mqtt"\n',
+            'one of "amqp", "stomp", "websocket", "management" expected',
+        ),
+        (
+            '[[listener]]\nprotocol = "amqp"\nprofile = "rabbitmq"\n',
+            "only for protocol stomp and websocket",
+        ),
+        (
+            '[[listener]]\nprotocol = "stomp"\norigins = ["https://a"]\n',
+            "only for protocol websocket",
+        ),
         ('[[listener]]\nprotocol = "amqp"\naddress = "5672"\n', "x.toml:3: listener[0].address"),
         ("[link]\n", "x.toml:1: link: links between brokers are not in this version"),
         ("[brokr]\n", "x.toml:1: brokr: unknown section; did you mean broker?"),
