@@ -59,7 +59,7 @@ class SummaryAgent:
         *,
         is_stopping: Callable[[], bool],
         now: Callable[[], float] = time.monotonic,
-        today: Callable[[], date] = lambda: datetime.now(UTC).date(),
+        utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
         self._days = days
@@ -68,7 +68,7 @@ class SummaryAgent:
         self._copies = copies
         self._is_stopping = is_stopping
         self._now = now
-        self._today = today
+        self._utc_now = utc_now
         self._rest_until: dict[date, float] = {}
         self._swept_at: float | None = None
         self._swept_night: date | None = None
@@ -103,13 +103,15 @@ class SummaryAgent:
         """Give days to compute whether or not a change was seen: recent ones, at night a year's."""
         if not self._changes.misses_corrections:
             return []
-        now, today = self._now(), self._today()
+        now, moment = self._now(), self._utc_now()
+        today = moment.date()
+        night = (moment - timedelta(hours=self._settings.nightly_hour_utc)).date()
         count = 0
         if self._swept_at is None or now - self._swept_at >= self._settings.interval_seconds:
             self._swept_at = now
             count = self._settings.recent_days
-            if self._swept_night != today:
-                self._swept_night = today
+            if self._swept_night != night:
+                self._swept_night = night
                 count = self._settings.nightly_days
         return [today - timedelta(days=back) for back in range(count)]
 

@@ -74,3 +74,8 @@ def test_addresses():
     for text in ("", "h", ":1", "h:", "h:x", "h:65536"):
         with pytest.raises(SettingsError):
             split_address(text)
+
+
+def test_two_databases_of_one_name_are_refused():
+    with pytest.raises(SettingsError, match="two entries are called 'x'"):
+        settings_from({"database": [{"name": "x"}, {"name": "y"}, {"name": "x"}]})

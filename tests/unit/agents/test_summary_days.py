@@ -1,7 +1,8 @@
 """Days computed and kept, copied, looked for: the summary agent without a broker."""
 
 import itertools
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock_time
 
 import pytest
 
@@ -67,12 +68,13 @@ class Room:
         )  # fmt: skip
         self.copies = Copies(self.days, self.ledger, self.wire, ["d"], batch_rows=2)
         self.now = 0.0
+        self.moment = datetime.combine(NEXT, clock_time(12), UTC)
 
     def agent(self, changes=None, **settings):
         return SummaryAgent(
             SummarySettings(**settings), self.days, self.ledger, changes or changes_of(self.raw),
             self.copies, is_stopping=lambda: self.stopping,
-            now=lambda: self.now, today=lambda: NEXT,
+            now=lambda: self.now, utc_now=lambda: self.moment,
         )  # fmt: skip
 
     def put(self, record_id, day=DAY, **fields):
@@ -259,6 +261,19 @@ def test_a_store_that_only_counts_is_swept_for_corrections(room):
     agent = room.agent(DayCounts(room.raw))
     agent.pass_once()
     assert room.rows(old) == [("cms", 1)]
+
+
+def test_the_night_s_sweep_waits_for_its_hour(room):
+    old = NEXT - timedelta(days=200)
+    room.put("o", old, VOName="osg")
+    agent = room.agent(DayCounts(room.raw), interval_seconds=60.0, nightly_hour_utc=2)
+    agent.pass_once()
+    room.put("o", old, VOName="cms")
+    for hour, expected in ((1, "osg"), (2, "cms")):
+        room.moment = datetime.combine(NEXT + timedelta(days=1), clock_time(hour), UTC)
+        room.now += 100.0
+        agent.pass_once()
+        assert room.rows(old) == [(expected, 1)]
 
 
 def test_a_changed_definition_computes_every_day_again(room):
