@@ -65,6 +65,8 @@ def broker_run(place: Place, log_level: str) -> int:
     """Run the broker alone, in the foreground; where another one is active on the folder, as its standby."""
     start_logging(log_level)
     config = place.config
+    # The agents' tables of the file are not the broker's, but a slip in them is better told now.
+    agent_settings(place)
     from broker import server
 
     return server.run(config)
