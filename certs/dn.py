@@ -43,7 +43,8 @@ def read_name(text: str) -> x509.Name:
     try:
         # The library wants the short types that RFC 4514 names.
         names = {"EMAILADDRESS": NameOID.EMAIL_ADDRESS, "E": NameOID.EMAIL_ADDRESS}
-        return _checked(x509.Name.from_rfc4514_string(text, names), text)
+        bare = re.sub(r"(?<!\\),\s+", ",", text)
+        return _checked(x509.Name.from_rfc4514_string(bare, names), text)
     except ValueError as error:
         raise _wrong(text, str(error)) from None
 

@@ -28,17 +28,15 @@ CHAIN_DEPTH_MAX: Final = 10
 _REASONS: Final = {
     9: "is not valid yet (it begins {start})",
     10: "expired {end}",
-    18: "is foreign: it is signed by itself, not by an authority of ours",
-    19: "is foreign: its authority is none of ours",
-    20: "is foreign: its issuer {issuer} is no authority of ours",
-    21: "is foreign: its issuer {issuer} is no authority of ours",
     23: "was revoked",
     26: "is not for clients (extended key usage)",
 }
 """OpenSSL's verification errors (X509_V_ERR_…) as what is wrong with a certificate."""
+_FOREIGN: Final = (18, 19, 20, 21)
 _TEXTS: Final = (
     ("did not return a certificate", "it has shown no client certificate, which is required here"),
     ("http request", "it speaks plain HTTP, not TLS"),
+    ("https proxy request", "it does not speak TLS"),
     ("wrong version number", "it does not speak TLS"),
     ("unsupported protocol", "its TLS is older than our least (min-version)"),
     ("version too low", "its TLS is older than our least (min-version)"),
@@ -46,6 +44,7 @@ _TEXTS: Final = (
     ("alert unknown ca", "it does not trust our certificate: the authority is unknown to it"),
     ("alert certificate expired", "it does not trust our certificate: expired"),
     ("alert certificate unknown", "it does not trust our certificate (wrong host name?)"),
+    ("alert unsupported certificate", "it does not trust our certificate: it is not a host's"),
     ("alert bad certificate", "it does not trust our certificate (wrong host name?)"),
 )
 """Pieces of OpenSSL's texts, and what they mean."""
@@ -53,16 +52,6 @@ _TEXTS: Final = (
 
 class TlsFailure(Exception):
     """Files that cannot be used for TLS; the text names the file and says what to do."""
-
-
-@final
-class _Handshake:
-    """What became of one handshake: a note that the verification leaves for the log."""
-
-    __slots__ = ("refusal",)
-
-    def __init__(self) -> None:
-        self.refusal = ""
 
 
 @final
@@ -76,7 +65,8 @@ class TlsContext:
     def serverConnectionForTLS(self, protocol: object) -> SSL.Connection:  # noqa: N802 - Twisted's name
         """Make the connection of one handshake."""
         connection = SSL.Connection(self.context, None)
-        connection.set_app_data(_Handshake())
+        # The verification finds its way back to the transport by it.
+        connection.set_app_data(protocol)
         return connection
 
 
@@ -101,10 +91,11 @@ def make_context(files: TlsFiles) -> SSL.Context:
     except SSL.Error:
         raise TlsFailure(f"{files.certificate}: no certificate in PEM") from None
     try:
-        # A pass phrase would be asked for on the terminal: a broker has none.
-        context.set_passwd_cb(lambda *_: b"")
+        if b"ENCRYPTED" in files.key.read_bytes():
+            # OpenSSL would ask for the pass phrase on the terminal: a broker has none.
+            raise TlsFailure(f"{files.key}: a key without a pass phrase expected")
         context.use_privatekey_file(str(files.key))
-    except (SSL.Error, crypto.Error):
+    except SSL.Error:
         raise TlsFailure(
             f"{files.key}: no private key in PEM without a pass phrase, or not that of {files.certificate}"
         ) from None
@@ -143,9 +134,9 @@ def _verified(
 ) -> bool:
     """Note why OpenSSL refuses a client's certificate; what it says is what counts."""
     if not is_good:
-        noted = connection.get_app_data()
-        if isinstance(noted, _Handshake):
-            noted.refusal = _refusal_of(certificate, error, depth)
+        transport = connection.get_app_data()
+        if isinstance(transport, _LoggedTransport):
+            transport.refusal = _refusal_of(certificate, error, depth)
     return bool(is_good)
 
 
@@ -156,9 +147,12 @@ def _refusal_of(certificate: crypto.X509, error: int, depth: int) -> str:
         start, end = found.not_valid_before_utc.date(), found.not_valid_after_utc.date()
     except ValueError:
         return f"its certificate cannot be read (OpenSSL error {error})"
+    if error in _FOREIGN:
+        whose = f"its certificate {_line(subject)}" if depth == 0 else "its certificate"
+        return f"{whose} is foreign: {_line(issuer)} is no authority of ours"
     reason = _REASONS.get(error, "failed verification (OpenSSL error {error})")
     whose = "its certificate" if depth == 0 else "an authority of its certificate,"
-    text = reason.format(issuer=_line(issuer), start=start, end=end, error=error)
+    text = reason.format(start=start, end=end, error=error)
     return f"{whose} {_line(subject)} {text}"
 
 
@@ -168,7 +162,9 @@ def _line(text: str) -> str:
 
 
 class _LoggedTransport(BufferingTLSTransport):
-    """A TLS transport that says in one line why it was refused."""
+    """A TLS transport that says in one line why it was refused; `refusal` is what its verification found."""
+
+    refusal = ""
 
     def loseWriteConnection(self) -> None:  # noqa: N802 - Twisted's name
         """Close: half a TLS connection cannot be closed, and that of the socket below would cut off what waits."""
@@ -179,7 +175,7 @@ class _LoggedTransport(BufferingTLSTransport):
         failure = getattr(self, "_reason", None) or reason
         factory = self.factory
         if isinstance(failure, Failure) and isinstance(factory, TlsFactory):
-            text = _text_of(self.getHandle(), failure.value)  # type: ignore[no-untyped-call]
+            text = _text_of(failure.value, self.refusal)
             if text:
                 peer = getattr(self.transport, "getPeer", lambda: None)()
                 log.warning(
@@ -192,21 +188,20 @@ class _LoggedTransport(BufferingTLSTransport):
         super().connectionLost(reason)  # type: ignore[arg-type]
 
 
-def _text_of(connection: Any, error: BaseException | None) -> str:
+def _text_of(error: BaseException | None, refusal: str) -> str:
     """Why a TLS connection failed; empty when it just ended."""
     if not isinstance(error, SSL.Error) or isinstance(
         error, (SSL.ZeroReturnError, SSL.SysCallError)
     ):
         return ""
-    noted = connection.get_app_data() if isinstance(connection, SSL.Connection) else None
-    if isinstance(noted, _Handshake) and noted.refusal:
-        return noted.refusal
+    if refusal:
+        return refusal
     stack = error.args[0] if error.args and isinstance(error.args[0], list) else []
     raw = "; ".join(str(one[-1]) for one in stack) or str(error)
     for piece, meaning in _TEXTS:
         if piece in raw:
             return meaning
-    return _line(raw)
+    return f"it gave up: {_line(raw)}" if " alert " in raw else _line(raw)
 
 
 @final
