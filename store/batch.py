@@ -33,6 +33,7 @@ from store.record import (
     encode_value,
     ranges_of,
 )
+from store.runs import LAST, RUN_FIELDS, SEGMENT
 
 _INTEGER_BYTES: Final = 9
 _RECORD_BYTES: Final = 64
@@ -220,7 +221,7 @@ def _acknowledge(
             _bury(state, lane, first, expected, live_bytes, acknowledged, gathered, cancelled)
         if number != current:
             current = number
-            lane = state.lanes.get(number)
+            lane = state.find(number)
             if lane is None:
                 # Never written: everything of it is in this batch.
                 lane = state.lane(number)
@@ -243,9 +244,10 @@ def _bury(
     cancelled: dict[int, set[int]],
 ) -> None:
     if end <= lane.next and lane.alive_in(first, end) == end - first:
-        run = lane.run_at(first)
-        if run is not None and run.last >= end - 1:
-            gone = [run.segment, end - first, live_bytes]
+        index = lane.runs.find(first)
+        if index >= 0 and lane.runs.figures[index * RUN_FIELDS + LAST] >= end - 1:
+            segment = lane.runs.figures[index * RUN_FIELDS + SEGMENT]
+            gone = [segment, end - first, live_bytes]
             record: Record = (ACKNOWLEDGE, lane.number, [first, end - first], gone)
             gathered.acknowledged.append(record)
             gathered.records_bytes_max += _RECORD_BYTES + 5 * _INTEGER_BYTES
@@ -262,8 +264,9 @@ def _bury(
         if position >= lane.next:
             cancelled.setdefault(number, set()).add(position)
         elif lane.is_alive(position):
-            run = lane.run_at(position)
-            gone = [run.segment, 1, sizes[position]] if run is not None else []
+            index = lane.runs.find(position)
+            segment = lane.runs.figures[index * RUN_FIELDS + SEGMENT] if index >= 0 else 0
+            gone = [segment, 1, sizes[position]] if index >= 0 else []
             record = (ACKNOWLEDGE, number, [position, 1], gone)
             gathered.acknowledged.append(record)
             gathered.records_bytes_max += _RECORD_BYTES + 5 * _INTEGER_BYTES
@@ -274,7 +277,7 @@ def _change_bytes_max(state: State, change: tuple[Any, ...]) -> int:
     if change[0] == CHANGE_DEFINE:
         return _RECORD_BYTES + len(encode_value(change[1:]))
     if change[0] == CHANGE_PURGE:
-        lane = state.lanes.get(change[1])
+        lane = state.find(change[1])
         run_count = 1 + len(lane.runs) if lane is not None else 1
         return _RECORD_BYTES + _INTEGER_BYTES * (len(change[3]) + 3 * run_count)
     return _RECORD_BYTES
@@ -307,17 +310,18 @@ def _purge_figures(
 ) -> list[int]:
     """What goes from each run: whole runs by their figures, others by what stays in them."""
     gone: list[int] = []
-    for run in lane.runs:
-        if run.first >= end:
+    for index in range(len(lane.runs)):
+        segment, first, last, count, size_bytes = lane.runs.run(index)
+        if first >= end:
             break
-        inside = [position for position in kept if run.first <= position <= run.last]
+        inside = [position for position in kept if first <= position <= last]
         stay_bytes = sum(size_of(lane, position) for position in inside)
         stay_count = len(inside)
-        if run.last >= end:
+        if last >= end:
             position = lane.next_alive(end)
-            while position <= run.last and position < lane.next:
+            while position <= last and position < lane.next:
                 stay_count += 1
                 stay_bytes += size_of(lane, position)
                 position = lane.next_alive(position + 1)
-        gone += [run.segment, run.count - stay_count, run.bytes - stay_bytes]
+        gone += [segment, count - stay_count, size_bytes - stay_bytes]
     return gone

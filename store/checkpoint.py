@@ -13,8 +13,9 @@ from typing import Any, Final, final
 
 from store.errors import Corrupt
 from store.files import File, FileSystem
-from store.index import Extent, Lane, Page, Run, State
+from store.index import SUMMARY, Extent, Lane, State, first_of
 from store.record import decode_value, encode_value
+from store.runs import FIRST, RUN_FIELDS, SEGMENT, Page
 from store.segment import sidecar_name
 
 CHECKPOINT_MAGIC: Final = b"gmCKPT1\n"
@@ -54,35 +55,51 @@ class Checkpoint:
 
 @final
 class LaneCopy:
-    """A lane as it was at the captured batch; its runs' new chunks are taken along to be written to sidecars."""
+    """A lane as it was at the captured batch; its new chunks are taken along to be written to sidecars."""
 
-    __slots__ = ("dead", "fields", "head", "requeued", "runs")
+    __slots__ = ("dead", "extents", "fields", "head", "lane", "requeued", "runs", "summary")
 
     def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.summary = lane.summary()
         self.fields = (lane.number, lane.head, lane.next, lane.horizon)
         self.head = lane.head
         self.dead = lane.dead.copy()
         self.requeued = lane.requeued.copy()
-        # (run, its figures, its pages, its chunks that are in none yet)
-        self.runs: list[tuple[Run, list[int], list[Page], list[Extent]]] = []
-        for run in lane.runs:
-            # Frozen ones are left only by a checkpoint that found no space.
-            run.frozen = [*run.frozen, *run.extents] if run.frozen else run.extents
-            run.extents = []
-            figures = [run.segment, run.first, run.last, run.count, run.bytes]
-            self.runs.append((run, figures, list(run.pages), run.frozen))
+        self.runs = lane.runs.copy()
+        if lane.frozen:
+            # Left by a checkpoint that found no space.
+            lane.frozen += lane.extents
+            lane.frozen.sort(key=first_of)
+        else:
+            lane.frozen = lane.extents
+        lane.extents = []
+        self.extents = lane.frozen
 
-    def living(self, first: int, extents: list[Extent]) -> list[Extent]:
-        """The chunks that hold a message at or above `first` that was alive then."""
-        low = max(first, self.head)
+    def living(self) -> dict[int, list[Extent]]:
+        """By run, the chunks that hold a message that was alive then, and still lay there."""
+        found: dict[int, list[Extent]] = {}
+        figures = self.runs.figures
         next_absent = self.dead.next_absent
-        return [e for e in extents if e[1] >= low and next_absent(max(e[0], low)) <= e[1]]
+        for extent in self.extents:
+            position = next_absent(max(extent[0], self.head))
+            if position > extent[1]:
+                continue
+            index = self.runs.find_from(extent[1])
+            at = index * RUN_FIELDS
+            if (
+                at < len(figures)
+                and figures[at + SEGMENT] == extent[2]
+                and figures[at + FIRST] <= extent[1]
+            ):
+                found.setdefault(index, []).append(extent)
+        return found
 
-    def freeze(self) -> list[Any]:
-        """Give the lane as numbers and bytes; `Lane.thaw` makes it again."""
-        figures = [run[1] for run in self.runs]
-        pages = [run[2] for run in self.runs]
-        return [*self.fields, self.dead.freeze(), self.requeued, figures, pages]
+    def pack(self) -> bytes:
+        """Give the lane as bytes; `State.find` makes it again."""
+        return SUMMARY.pack(*self.summary) + encode_value(
+            [*self.fields, self.dead.freeze(), self.requeued, self.runs.freeze()]
+        )
 
 
 @final
@@ -90,7 +107,7 @@ class Capture:
     """The state at one batch.
 
     Made at once but for the lanes: those are copied some at a time while the journal goes on, and each at the latest before it
-    changes, so that no one waits for all of them.  Calls of `take` and `take_some` need the journal's lock.
+    changes, so that no one waits for all of them.  `take`, `take_some` and `give_back` need the journal's lock.
     """
 
     __slots__ = (
@@ -98,7 +115,7 @@ class Capture:
         "copies",
         "debt_bytes",
         "debt_records",
-        "dropped",
+        "packed",
         "place",
         "root",
         "segments",
@@ -113,10 +130,10 @@ class Capture:
         self.debt_bytes = 0
         self.debt_records = 0
         self.segments = {s.id: (s.count, s.last_batch) for s in state.segments.values()}
+        self.packed = state.packed.copy()
         self.copies: list[LaneCopy] = []
         self.waiting, state.touched = state.touched, set()
         self.touched = self.waiting.copy()
-        self.dropped, state.dropped = state.dropped, set()
         state.before_change = self.take
 
     def take(self, lane: Lane) -> None:
@@ -140,7 +157,6 @@ class Capture:
         state = self._state
         state.before_change = None
         state.touched |= {number for number in self.touched if number in state.lanes}
-        state.dropped |= self.dropped
 
 
 def checkpoint_name(epoch: int, number: int) -> str:
@@ -183,16 +199,16 @@ def decode_checkpoint(raw: bytes, path: str) -> Checkpoint:
         raise Corrupt(path, start, "the checkpoint fails its checksum")
     try:
         at = 0
-        values = []
+        blobs = []
         while at < length:
             (size,) = _LENGTH.unpack_from(payload, at)
             at += _LENGTH.size
-            values.append(decode_value(payload[at : at + size]))
+            blobs.append(payload[at : at + size])
             at += size
-        batch, batch_crc, segment, offset, root, lane_count = values[0]
-        if lane_count != len(values) - 1:
-            raise ValueError(f"{lane_count} lanes announced, {len(values) - 1} found")
-        state = State.thaw(root, values[1:])
+        batch, batch_crc, segment, offset, root, lane_count = decode_value(blobs[0])
+        if lane_count != len(blobs) - 1:
+            raise ValueError(f"{lane_count} lanes announced, {len(blobs) - 1} found")
+        state = State.thaw(root, blobs[1:])
     except (ValueError, TypeError, IndexError, struct.error) as error:
         raise Corrupt(path, start, f"the checkpoint makes no sense: {error}") from error
     return Checkpoint(epoch, number, Place(batch, batch_crc, segment, offset), state)
@@ -234,28 +250,25 @@ class Sidecars:
         self._lengths: dict[int, int] = {}
         self.epoch = epoch
 
-    def append(self, capture: Capture, page_extents: int) -> list[tuple[Run, list[Page]]]:
-        """Write the living chunks of a capture; return (run, its new pages), which its copies know then."""
+    def append(self, capture: Capture, page_extents: int) -> list[tuple[Lane, int, list[Page]]]:
+        """Write the living chunks of a capture; return (lane, segment, new pages of one run), which its copies know then."""
         content: dict[int, list[bytes]] = {}
         lengths: dict[int, int] = {}
         written = []
         for copy in capture.copies:
-            for run, figures, pages, extents in copy.runs:
-                mine = copy.living(figures[1], extents)
-                if not mine:
-                    continue
-                segment = figures[0]
-                made: list[Page] = []
-                for start in range(0, len(mine), page_extents):
-                    part = mine[start : start + page_extents]
-                    raw = encode_page(self.epoch, segment, copy.fields[0], part)
+            for index, extents in copy.living().items():
+                segment = extents[0][2]
+                pages: list[Page] = []
+                for start in range(0, len(extents), page_extents):
+                    part = extents[start : start + page_extents]
+                    raw = encode_page(self.epoch, segment, copy.lane.number, part)
                     offset = lengths.get(segment, self._lengths.get(segment, 0))
                     first, last = min(e[0] for e in part), max(e[1] for e in part)
-                    made.append((self.epoch, offset, len(raw), first, last))
+                    pages.append((self.epoch, offset, len(raw), first, last))
                     content.setdefault(segment, []).append(raw)
                     lengths[segment] = offset + len(raw)
-                pages += made
-                written.append((run, made))
+                copy.runs.add_pages(index, pages)
+                written.append((copy.lane, segment, pages))
         self._write(content)
         self._lengths.update(lengths)
         return written

@@ -15,9 +15,10 @@ from typing import Final, final
 
 from store.errors import Corrupt
 from store.files import FileSystem
-from store.index import Lane, Run, State
+from store.index import State
 from store.interface import StoredMessage
 from store.record import decode_chunk, encode_chunk, positions_of, ranges_of
+from store.runs import FIRST, SEGMENT
 from store.segment import (
     SEGMENT_HEADER_BYTES,
     Batch,
@@ -136,7 +137,7 @@ class Compactor:
                 living = [
                     (place[0], place[1])
                     for place in places
-                    if _run_of(self._state, place[0], place[1], self.source) is not None
+                    if self._lives(place[0], place[1][0], place[1][-2] + place[1][-1] - 1)
                 ]
                 if living:
                     found.append((offset, size_bytes, crc, living))
@@ -149,6 +150,9 @@ class Compactor:
                 raise Corrupt(self._segment.path, offset, f"messages: {error}") from error
             items.append(Item(messages, [(n, list(positions_of(ranges))) for n, ranges in living]))
         return items
+
+    def _lives(self, number: int, first: int, last: int) -> bool:
+        return _run_of(self._state, number, first, last, self.source) >= 0
 
     def take(self) -> Moved | None:
         """What of the group that was read lives now; None if nothing does.  Raises Corrupt when the index disagrees."""
@@ -172,10 +176,8 @@ class Compactor:
         kept: set[int] = set()
         lanes = []
         for number, positions in item.places:
-            run = _run_of(
-                self._state, number, [positions[0], positions[-1] + 1 - positions[0]], self.source
-            )
-            if run is None:
+            run_first = _run_of(self._state, number, positions[0], positions[-1], self.source)
+            if run_first < 0:
                 continue
             lane = self._state.lanes[number]
             living = [i for i, position in enumerate(positions) if lane.is_alive(position)]
@@ -185,7 +187,7 @@ class Compactor:
             lanes.append((number, positions))
             messages = item.messages
             size_bytes = sum(len(messages[i].body) + len(messages[i].header) for i in living)
-            row = rows.setdefault((number, run.first), [positions[0], 0, 0, 0])
+            row = rows.setdefault((number, run_first), [positions[0], 0, 0, 0])
             row[0] = min(row[0], positions[0])
             # To the last that the old chunk names, dead or not: no reader may come back to that chunk.
             row[1] = max(row[1], positions[-1])
@@ -212,16 +214,19 @@ def _batches(segment: Segment) -> Iterator[Batch]:
         offset = batch.end
 
 
-def _run_of(state: State, number: int, ranges: list[int], source: int) -> Run | None:
-    """The run of `source` that living messages of these positions belong to; None if there are none."""
-    lane: Lane | None = state.lanes.get(number)
+def _run_of(state: State, number: int, first: int, last: int, source: int) -> int:
+    """The first position of the run of `source` that living messages of first … last belong to; -1: there are none."""
+    lane = state.find(number)
     if lane is None:
-        return None
-    position = lane.next_alive(ranges[0])
-    if position >= lane.next or position > ranges[-2] + ranges[-1] - 1:
-        return None
-    run = lane.run_at(position)
-    return run if run is not None and run.segment == source else None
+        return -1
+    position = lane.next_alive(first)
+    if position >= lane.next or position > last:
+        return -1
+    index = lane.runs.find(position)
+    if index < 0:
+        return -1
+    figures = lane.runs.run(index)
+    return figures[FIRST] if figures[SEGMENT] == source else -1
 
 
 def _groups(items: list[Item], group_bytes: int) -> list[list[Item]]:

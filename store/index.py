@@ -1,16 +1,19 @@
-"""What is alive: lanes, their runs and dead positions, segments, definitions.
+"""What is alive: lanes with their runs and dead positions, segments, definitions.
 
 `State.apply` is the one place where records take effect: the owner that writes them and the recovery that
 replays them go through the same code, so they cannot differ.  Nothing here costs memory per stored
 message: a lane is a head, a next position, one run per segment, and at most one bit for each dead position
-above the head.  Pure: no I/O, no clock.  Tests: tests/unit/store/test_index.py.
+above the head; and a lane that nobody touches is the packed bytes of the last checkpoint.  Pure: no I/O, no
+clock.  Tests: tests/unit/store/test_index.py.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any, Final, final
 
+from store.positions import SHIFT, PositionSet
 from store.record import (
     ACKNOWLEDGE,
     DEFINE,
@@ -23,164 +26,20 @@ from store.record import (
     PURGE,
     REQUEUE,
     Record,
+    decode_value,
 )
+from store.runs import BYTES, COUNT, FIRST, LAST, RUN_FIELDS, SEGMENT, Page, Runs
 
-BITS: Final = 4096
-"""Positions per piece of a position set."""
-
-_SHIFT: Final = 12
-_MASK: Final = BITS - 1
-_FULL: Final = (1 << BITS) - 1
+SUMMARY: Final = struct.Struct("<6q")
+"""What a packed lane begins with: number, first, next, count, bytes, horizon."""
 
 Extent = tuple[int, int, int, int, int, int, list[int]]
 """(first, last, segment, offset, size_bytes, crc, ranges): a chunk, seen from one lane."""
 
-Page = tuple[int, int, int, int, int]
-"""(epoch of the sidecar, offset, size_bytes, first, last): where extents of a run are written."""
 
-
-def _first_of(extent: Extent) -> int:
+def first_of(extent: Extent) -> int:
+    """The first position of a chunk in its lane."""
     return extent[0]
-
-
-@final
-class PositionSet:
-    """A set of positions as bit pieces of 4096; a full piece costs one shared integer."""
-
-    __slots__ = ("_pieces",)
-
-    def __init__(self) -> None:
-        self._pieces: dict[int, int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._pieces)
-
-    def __contains__(self, position: int) -> bool:
-        piece = self._pieces.get(position >> _SHIFT)
-        return piece is not None and bool(piece >> (position & _MASK) & 1)
-
-    def add(self, first: int, end: int) -> None:
-        """Add the positions of [first, end)."""
-        pieces = self._pieces
-        while first < end:
-            index = first >> _SHIFT
-            low = first & _MASK
-            count = end - first
-            if count > BITS - low:
-                count = BITS - low
-            if count == BITS:
-                pieces[index] = _FULL
-            else:
-                piece = pieces.get(index, 0) | ((1 << count) - 1) << low
-                pieces[index] = _FULL if piece == _FULL else piece
-            first += count
-
-    def remove(self, position: int) -> None:
-        """Take a position out."""
-        index = position >> _SHIFT
-        piece = self._pieces.get(index, 0) & ~(1 << (position & _MASK))
-        if piece:
-            self._pieces[index] = piece
-        else:
-            self._pieces.pop(index, None)
-
-    def count_in(self, first: int, end: int) -> int:
-        """How many positions of [first, end) are in the set."""
-        total = 0
-        while first < end:
-            low = first & _MASK
-            count = min(end - first, BITS - low)
-            piece = self._pieces.get(first >> _SHIFT)
-            if piece is not None:
-                total += (piece >> low & (1 << count) - 1).bit_count()
-            first += count
-        return total
-
-    def next_absent(self, position: int) -> int:
-        """The lowest position at or above `position` that is not in the set."""
-        while True:
-            piece = self._pieces.get(position >> _SHIFT)
-            if piece is None:
-                return position
-            if piece != _FULL:
-                low = position & _MASK
-                rest = ~(piece >> low)
-                ones = (rest & -rest).bit_length() - 1
-                if low + ones < BITS:
-                    return position + ones
-            position = (position | _MASK) + 1
-
-    def forget_below(self, position: int) -> None:
-        """Drop whole pieces that end at or below `position`."""
-        end = position >> _SHIFT
-        pieces = self._pieces
-        if len(pieces) == 1:
-            (index,) = pieces
-            if index < end:
-                pieces.clear()
-            return
-        for index in [index for index in pieces if index < end]:
-            del pieces[index]
-
-    def copy(self) -> PositionSet:
-        """Give a set of its own; the pieces are shared, as they never change."""
-        positions = PositionSet()
-        positions._pieces = self._pieces.copy()
-        return positions
-
-    def freeze(self) -> list[Any]:
-        """Give the set as numbers and bytes: runs of full pieces as [first piece, count], others as bits."""
-        frozen: list[Any] = []
-        full_start = full_count = 0
-        for index in sorted(self._pieces):
-            piece = self._pieces[index]
-            if piece == _FULL:
-                if full_count and full_start + full_count == index:
-                    full_count += 1
-                    frozen[-1] = [full_start, full_count]
-                else:
-                    full_start, full_count = index, 1
-                    frozen.append([index, 1])
-                continue
-            low = ((piece & -piece).bit_length() - 1) >> 3
-            bits = piece >> (low << 3)
-            frozen.append([index, low, bits.to_bytes((bits.bit_length() + 7) >> 3, "little")])
-        return frozen
-
-    @classmethod
-    def thaw(cls, frozen: list[Any]) -> PositionSet:
-        """Make the set that `freeze` gave."""
-        positions = cls()
-        for entry in frozen:
-            if len(entry) == 2:
-                for index in range(entry[0], entry[0] + entry[1]):
-                    positions._pieces[index] = _FULL
-            else:
-                positions._pieces[entry[0]] = int.from_bytes(entry[2], "little") << (entry[1] << 3)
-        return positions
-
-
-@final
-class Run:
-    """The messages of one lane that lie in one segment and belong together: as published, or as moved.
-
-    Where they lie is in `pages` of sidecars, then in `frozen` (chunks that the running checkpoint is writing to sidecars), then in
-    `extents` (chunks since it began): by rising position.  What these say of positions below `first` was moved away.
-    """
-
-    __slots__ = ("bytes", "count", "extents", "first", "frozen", "last", "pages", "segment")
-
-    def __init__(
-        self, segment: int, first: int, last: int, count: int, bytes: int, pages: list[Page]
-    ) -> None:
-        self.segment = segment
-        self.first = first
-        self.last = last
-        self.count = count
-        self.bytes = bytes
-        self.pages = pages
-        self.extents: list[Extent] = []
-        self.frozen: list[Extent] = []
 
 
 @final
@@ -191,6 +50,8 @@ class Lane:
         "bytes",
         "count",
         "dead",
+        "extents",
+        "frozen",
         "head",
         "horizon",
         "next",
@@ -208,7 +69,11 @@ class Lane:
         self.horizon = 0
         self.dead = PositionSet()
         self.requeued: dict[int, int] = {}
-        self.runs: list[Run] = []
+        self.runs = Runs()
+        # Chunks since the last checkpoint began, and those that the running one is writing to sidecars, by first position.
+        # Of those that lie in another segment than the run at their positions the messages were moved.
+        self.extents: list[Extent] = []
+        self.frozen: list[Extent] = []
 
     def is_alive(self, position: int) -> bool:
         """Whether a message is at the position."""
@@ -249,7 +114,7 @@ class Lane:
         dead = self.dead
         if dead:
             position = min(dead.next_absent(position), self.next)
-            if position >> _SHIFT != self.head >> _SHIFT or position == self.next:
+            if position >> SHIFT != self.head >> SHIFT or position == self.next:
                 dead.forget_below(position)
         self.head = position
 
@@ -271,22 +136,23 @@ class Lane:
         else:
             count = self._interleave(ranges, end)
         runs = self.runs
-        if runs and runs[-1].segment == segment:
-            run = runs[-1]
-            run.count += count
-            run.bytes += size_bytes
-            run.last = max(run.last, end - 1)
-            run.first = min(run.first, first)
+        figures = runs.figures
+        if figures and figures[SEGMENT - RUN_FIELDS] == segment:
+            figures[COUNT - RUN_FIELDS] += count
+            figures[BYTES - RUN_FIELDS] += size_bytes
+            if figures[LAST - RUN_FIELDS] < end - 1:
+                figures[LAST - RUN_FIELDS] = end - 1
+            if figures[FIRST - RUN_FIELDS] > first:
+                figures[FIRST - RUN_FIELDS] = first
         else:
-            run = Run(segment, first, end - 1, count, size_bytes, [])
-            runs.append(run)
+            runs.insert(len(runs), segment, first, end - 1, count, size_bytes)
         self.count += count
         self.bytes += size_bytes
-        extents = run.extents
+        extents = self.extents
         extents.append((first, end - 1, segment, offset, chunk[0], chunk[1], ranges))
         if len(extents) > 1 and extents[-2][0] > first:
             # Chunks of one batch may interleave; readers want them by first position.
-            extents.sort(key=_first_of)
+            extents.sort(key=first_of)
         return count
 
     def _skip(self, first: int, end: int) -> None:
@@ -312,49 +178,45 @@ class Lane:
                     self.dead.remove(position)
         return count
 
-    def subtract(self, run: Run, count: int, size_bytes: int) -> None:
+    def subtract(self, index: int, count: int, size_bytes: int) -> None:
         """Take messages that died off the figures of their run."""
-        run.count -= count
-        run.bytes -= size_bytes
+        self.runs.subtract(index, count, size_bytes)
         self.count -= count
         self.bytes -= size_bytes
-        if run.count <= 0:
-            self.runs.remove(run)
 
     def move(
-        self, source: Run, extents: list[Extent], last: int, count: int, size_bytes: int
+        self, index: int, extents: list[Extent], last: int, count: int, size_bytes: int
     ) -> None:
-        """Let the messages of `source` up to position `last` lie in other chunks from now on."""
+        """Let the messages of a run up to position `last` lie in other chunks from now on."""
         runs = self.runs
-        index = runs.index(source)
-        segment = extents[0][2]
-        before = runs[index - 1] if index else None
-        if before is not None and before.segment == segment and before.last < extents[0][0]:
-            before.last = last
-            before.count += count
-            before.bytes += size_bytes
-            before.extents += extents
+        figures = runs.figures
+        segment, first = extents[0][2], extents[0][0]
+        at = index * RUN_FIELDS
+        before = at - RUN_FIELDS
+        if index and figures[before + SEGMENT] == segment and figures[before + LAST] < first:
+            figures[before + LAST] = last
+            figures[before + COUNT] += count
+            figures[before + BYTES] += size_bytes
         else:
-            moved = Run(segment, source.first, last, count, size_bytes, [])
-            moved.extents = extents
-            runs.insert(index, moved)
-        source.count -= count
-        source.bytes -= size_bytes
-        source.first = last + 1
-        if source.count <= 0:
-            runs.remove(source)
+            runs.insert(index, segment, figures[at + FIRST], last, count, size_bytes)
+            index += 1
+        figures[index * RUN_FIELDS + FIRST] = last + 1
+        runs.subtract(index, count, size_bytes)
+        self.extents += extents
+        self.extents.sort(key=first_of)
 
-    def run_at(self, position: int) -> Run | None:
-        """The run that a live position belongs to."""
-        runs = self.runs
-        low, high = 0, len(runs)
-        while low < high:
-            middle = (low + high) >> 1
-            if runs[middle].last < position:
-                low = middle + 1
-            else:
-                high = middle
-        return runs[low] if low < len(runs) and runs[low].first <= position else None
+    def add_pages(self, segment: int, pages: list[Page]) -> None:
+        """Take in pages that were written for a run of the segment, unless it is gone or was moved meanwhile."""
+        index = self.runs.find_from(pages[-1][4])
+        if index < len(self.runs):
+            figures = self.runs.run(index)
+            if figures[SEGMENT] == segment and figures[FIRST] <= pages[-1][4]:
+                self.runs.add_pages(index, pages)
+
+    def summary(self) -> tuple[int, int, int, int, int, int]:
+        """What an opening tells of the lane: number, first, next, count, bytes, horizon."""
+        first = self.head if self.count else self.next
+        return self.number, first, self.next, self.count, self.bytes, self.horizon
 
     @classmethod
     def thaw(cls, frozen: list[Any]) -> Lane:
@@ -363,12 +225,9 @@ class Lane:
         lane.head, lane.next, lane.horizon = frozen[1:4]
         lane.dead = PositionSet.thaw(frozen[4])
         lane.requeued = frozen[5]
-        for figures, pages in zip(frozen[6], frozen[7], strict=True):
-            segment, first, last, count, size_bytes = figures
-            run = Run(segment, first, last, count, size_bytes, [tuple(page) for page in pages])
-            lane.runs.append(run)
-            lane.count += run.count
-            lane.bytes += run.bytes
+        lane.runs = Runs.thaw(frozen[6])
+        lane.count = sum(lane.runs.figures[COUNT::RUN_FIELDS])
+        lane.bytes = sum(lane.runs.figures[BYTES::RUN_FIELDS])
         return lane
 
 
@@ -411,15 +270,16 @@ class SegmentState:
 class State:
     """Everything that a checkpoint holds.
 
+    `lanes` has those that were touched lately; all others are in `packed` alone, as the last checkpoint has them.
     `before_change`, while a checkpoint is being taken, is told each lane before it changes.
     """
 
     __slots__ = (
         "before_change",
         "definitions",
-        "dropped",
         "lanes",
         "next_lane",
+        "packed",
         "segments",
         "touched",
     )
@@ -430,12 +290,21 @@ class State:
         self.next_lane = 1
         self.segments: dict[int, SegmentState] = {}
         self.touched: set[int] = set()
-        self.dropped: set[int] = set()
+        self.packed: dict[int, bytes] = {}
         self.before_change: Callable[[Lane], None] | None = None
+
+    def find(self, number: int) -> Lane | None:
+        """The lane, to be looked at; None if there is none."""
+        lane = self.lanes.get(number)
+        if lane is None:
+            blob = self.packed.get(number)
+            if blob is not None:
+                lane = self.lanes[number] = Lane.thaw(decode_value(blob[SUMMARY.size :]))
+        return lane
 
     def lane(self, number: int) -> Lane:
         """The lane, to be changed; made when it is first heard of."""
-        lane = self.lanes.get(number)
+        lane = self.find(number)
         if lane is None:
             lane = self.lanes[number] = Lane(number)
             if number >= self.next_lane:
@@ -444,6 +313,18 @@ class State:
             self.before_change(lane)
         self.touched.add(number)
         return lane
+
+    def forget_quiet(self) -> None:
+        """Keep of the lanes that nothing changed since the last checkpoint their packed form alone."""
+        touched, packed = self.touched, self.packed
+        for number in [n for n in self.lanes if n not in touched and n in packed]:
+            del self.lanes[number]
+
+    def summaries(self) -> list[tuple[int, int, int, int, int, int]]:
+        """What an opening tells of each lane: number, first, next, count, bytes, horizon."""
+        lanes = self.lanes
+        found = [SUMMARY.unpack_from(b) for number, b in self.packed.items() if number not in lanes]
+        return found + [lane.summary() for lane in lanes.values()]
 
     def segment(self, id: int) -> SegmentState:
         """The segment's figures, made when it is first heard of."""
@@ -499,17 +380,16 @@ class State:
     def _acknowledge(self, record: Record) -> None:
         _, number, ranges, gone = record
         lane = self.lane(number)
-        run = lane.run_at(ranges[0]) if gone else None
         for index in range(0, len(ranges), 2):
             lane.bury(ranges[index], ranges[index] + ranges[index + 1])
-        if run is not None:
-            self._subtract(lane, run, gone, 0)
+        if gone:
+            self._subtract(lane, lane.runs.find(ranges[0]), gone)
 
-    def _subtract(self, lane: Lane, run: Run, gone: list[int], index: int) -> None:
-        segment, count, size_bytes = gone[index : index + 3]
-        if run.segment != segment:
+    def _subtract(self, lane: Lane, index: int, gone: list[int]) -> None:
+        segment, count, size_bytes = gone
+        if index < 0 or lane.runs.figures[index * RUN_FIELDS + SEGMENT] != segment:
             raise ValueError(f"lane {lane.number}: a run of segment {segment} is not there")
-        lane.subtract(run, count, size_bytes)
+        lane.subtract(index, count, size_bytes)
         figures = self.segment(segment)
         figures.count -= count
         figures.bytes -= size_bytes
@@ -519,28 +399,29 @@ class State:
         lane = self.lane(number)
         first = 0
         end = min(end, lane.next)
-        runs = lane.runs[: len(gone) // 3]
         for position in keep:
             if position < end and lane.is_alive(position):
                 lane.bury(first, position)
                 first = position + 1
         if first < end:
             lane.bury(first, end)
-        for index, run in enumerate(runs):
-            self._subtract(lane, run, gone, 3 * index)
+        # From the last run on, as those that are emptied go.
+        for at in range(len(gone) - 3, -1, -3):
+            self._subtract(lane, at // 3, gone[at : at + 3])
 
     def _drop_lane(self, number: int) -> None:
         if number >= self.next_lane:
             self.next_lane = number + 1
-        if number in self.lanes:
+        if self.find(number) is not None:
             lane = self.lane(number)
             del self.lanes[number]
-            for run in lane.runs:
-                figures = self.segment(run.segment)
-                figures.count -= run.count
-                figures.bytes -= run.bytes
+            for index in range(len(lane.runs)):
+                segment, _, _, count, size_bytes = lane.runs.run(index)
+                figures = self.segment(segment)
+                figures.count -= count
+                figures.bytes -= size_bytes
+        self.packed.pop(number, None)
         self.touched.discard(number)
-        self.dropped.add(number)
 
     def _move(self, record: Record, segment: int, chunks_offset: int) -> None:
         """Let messages lie where they were copied to: in the same batch, so never in two places or none."""
@@ -556,11 +437,11 @@ class State:
         left, taken = self.segment(source), self.segment(segment)
         for number, first, last, count, size_bytes in moves:
             lane = self.lane(number)
-            run = lane.run_at(last)
-            if run is None or run.segment != source or run.count < count:
+            index = lane.runs.find(last)
+            if index < 0 or lane.runs.figures[index * RUN_FIELDS + SEGMENT] != source:
                 raise ValueError(f"lane {number}: positions {first} to {last} are not in {source}")
-            mine = sorted((e for e in extents[number] if first <= e[0] <= last), key=_first_of)
-            lane.move(run, mine, last, count, size_bytes)
+            mine = sorted((e for e in extents[number] if first <= e[0] <= last), key=first_of)
+            lane.move(index, mine, last, count, size_bytes)
             left.count -= count
             left.bytes -= size_bytes
             taken.count += count
@@ -587,15 +468,12 @@ class State:
         ]
 
     @classmethod
-    def thaw(cls, frozen: list[Any], lanes: list[list[Any]]) -> State:
-        """Make the state that `freeze` gave, with its lanes."""
+    def thaw(cls, frozen: list[Any], blobs: list[bytes]) -> State:
+        """Make the state that `freeze` gave, with its lanes, which stay packed until they are touched."""
         state = cls()
         state.next_lane, state.definitions, segments = frozen
         for figures in segments:
             state.segments[figures[0]] = SegmentState(*figures)
-        for frozen_lane in lanes:
-            lane = Lane.thaw(frozen_lane)
-            state.lanes[lane.number] = lane
-        # Nobody has their packed form: the next checkpoint packs them all once.
-        state.touched = set(state.lanes)
+        for blob in blobs:
+            state.packed[SUMMARY.unpack_from(blob)[0]] = blob
         return state

@@ -58,13 +58,13 @@ def stat(folder: str, files: FileSystem | None = None) -> dict[str, Any]:
         file.close()
     if checkpoints:
         newest = checkpoints[-1]
-        lanes = newest.state.lanes.values()
+        lanes = newest.state.summaries()
         figures |= {
             "checkpoint": checkpoint_name(newest.epoch, newest.number),
             "batch": newest.place.batch,
             "lanes": len(lanes),
-            "messages": sum(lane.count for lane in lanes),
-            "message_bytes": sum(lane.bytes for lane in lanes),
+            "messages": sum(lane[3] for lane in lanes),
+            "message_bytes": sum(lane[4] for lane in lanes),
             "definitions": len(newest.state.definitions),
         }
     return figures
@@ -193,10 +193,13 @@ def _verify_chunks(segment: Segment, batch: Batch, report: Report) -> None:
 
 
 def _verify_pages(layout: Layout, checkpoint: Checkpoint, report: Report) -> None:
-    for lane in checkpoint.state.lanes.values():
-        for run in lane.runs:
-            for page in run.pages:
-                path = f"{layout.segments}/{sidecar_name(run.segment, page[0])}"
+    for number in list(checkpoint.state.packed):
+        lane = checkpoint.state.find(number)
+        assert lane is not None, "it is packed there"
+        for index in range(len(lane.runs)):
+            segment = lane.runs.run(index)[0]
+            for page in lane.runs.pages_of(index):
+                path = f"{layout.segments}/{sidecar_name(segment, page[0])}"
                 try:
                     file = layout.files.open(path)
                 except FileNotFoundError:
@@ -204,7 +207,7 @@ def _verify_pages(layout: Layout, checkpoint: Checkpoint, report: Report) -> Non
                     continue
                 try:
                     raw = file.read(page[1], page[2])
-                    decode_page(raw, path, page[1], run.segment, lane.number)
+                    decode_page(raw, path, page[1], segment, number)
                 except Corrupt as error:
                     report.damage.append(error)
                 finally:

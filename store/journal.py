@@ -189,14 +189,8 @@ class Journal:
     def _recovered(self, store_id: str) -> Recovered:
         state = self._state
         lanes = {
-            number: LaneState(
-                lane.head if lane.count else lane.next,
-                lane.next,
-                lane.count,
-                lane.bytes,
-                lane.horizon,
-            )
-            for number, lane in state.lanes.items()
+            number: LaneState(first, next, count, size_bytes, horizon)
+            for number, first, next, count, size_bytes, horizon in state.summaries()
         }
         definitions = state.definitions.copy()
         return Recovered(definitions, lanes, state.next_lane, self._lease.epoch, store_id)
@@ -225,7 +219,7 @@ class Journal:
     ) -> list[tuple[int, StoredMessage, int]]:
         """The next live messages of a lane: written ones, then those of units that wait.  Raises Corrupt, OSError."""
         with self._lock:
-            known = self._state.lanes.get(lane)
+            known = self._state.find(lane)
             overlay = self._pending.overlay(lane)
             counts = overlay.counts
             rows: list[tuple[int, StoredMessage]] = []
@@ -293,9 +287,9 @@ class Journal:
             return {
                 "epoch": self._lease.epoch,
                 "segments": len(state.segments),
-                "lanes": len(state.lanes),
-                "messages": sum(lane.count for lane in state.lanes.values()),
-                "message_bytes": sum(lane.bytes for lane in state.lanes.values()),
+                "lanes": len(state.packed.keys() | state.lanes.keys()),
+                "messages": sum(figures.count for figures in state.segments.values()),
+                "message_bytes": sum(figures.bytes for figures in state.segments.values()),
                 "journal_debt_bytes": self._pressure.debt_bytes,
                 "journal_debt_records": self._pressure.debt_records,
                 "batches": self._tail.number,

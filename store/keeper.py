@@ -18,20 +18,20 @@ from store.checkpoint import (
     publish_file,
     write_file,
 )
-from store.index import Page, Run
+from store.index import Lane
 from store.layout import Layout
 from store.lease import Lease
-from store.record import encode_value
+from store.runs import Page
 from store.segment import NUMBER_BITS, segment_name
 
 
 @final
 class Written:
-    """What a checkpoint changed: new pages of runs, and segments that may go."""
+    """What a checkpoint changed: new pages of lanes, and segments that may go."""
 
     __slots__ = ("dead", "pages")
 
-    def __init__(self, pages: list[tuple[Run, list[Page]]], dead: list[int]) -> None:
+    def __init__(self, pages: list[tuple[Lane, int, list[Page]]], dead: list[int]) -> None:
         self.pages = pages
         self.dead = dead
 
@@ -40,7 +40,7 @@ class Written:
 class Keeper:
     """Owns the checkpoints folder for one epoch."""
 
-    __slots__ = ("_layout", "_lease", "_number", "_page_extents", "_sidecars", "blobs", "kept")
+    __slots__ = ("_layout", "_lease", "_number", "_page_extents", "_sidecars", "kept")
 
     def __init__(
         self,
@@ -56,22 +56,19 @@ class Keeper:
         self._sidecars = Sidecars(layout.files, layout.segments, lease.epoch)
         # (epoch, number, place), oldest first: the valid ones on disk.
         self.kept = kept
-        self.blobs: dict[int, bytes] = {}
 
     def write(self, capture: Capture) -> Written:
         """Put a checkpoint on stable storage.  Raises OSError, Fenced."""
         layout = self._layout
         pages = self._sidecars.append(capture, self._page_extents)
-        blobs = self.blobs
-        for number in capture.dropped:
-            blobs.pop(number, None)
+        packed = capture.packed
         for copy in capture.copies:
-            blobs[copy.fields[0]] = encode_value(copy.freeze())
+            packed[copy.lane.number] = copy.pack()
         self._number += 1
         epoch = self._lease.epoch
         name = checkpoint_name(epoch, self._number)
         content = encode_checkpoint(
-            epoch, self._number, capture.place, capture.root, list(blobs.values())
+            epoch, self._number, capture.place, capture.root, list(packed.values())
         )
         write_file(layout.files, layout.checkpoints, name, content)
         self._lease.check()

@@ -6,6 +6,7 @@ the journal's lock held.  Tests: tests/unit/store/test_journal_traps.py and the 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import final
@@ -13,9 +14,10 @@ from typing import final
 from store.checkpoint import decode_page
 from store.errors import Corrupt
 from store.files import FileSystem
-from store.index import Extent, Lane, Page
+from store.index import Extent, Lane, first_of
 from store.interface import StoredMessage
 from store.record import decode_chunk, positions_of
+from store.runs import Page
 from store.segment import Segment, open_segment, sidecar_name
 
 Row = tuple[int, StoredMessage]
@@ -81,19 +83,26 @@ class Reader:
 
     def _extents(self, lane: Lane, first: int) -> Iterator[Extent]:
         start = max(first, lane.head)
-        for run in lane.runs:
-            if run.last < start:
-                continue
+        runs = lane.runs
+        for index in range(runs.find_from(start), len(runs)):
+            segment, run_first, last, _, _ = runs.run(index)
             # What a run's chunks say of positions below its first was moved to another run.
-            low = max(start, run.first)
-            for page in run.pages:
+            low = max(start, run_first)
+            for page in runs.pages_of(index):
                 if page[4] >= low:
-                    for extent in self._page(run.segment, lane.number, page):
+                    for extent in self._page(segment, lane.number, page):
                         if extent[1] >= low and lane.is_any_alive(extent[0], extent[1]):
                             yield extent
-            for extents in (run.frozen, run.extents):
-                for extent in extents:
-                    if extent[1] >= low and lane.is_any_alive(extent[0], extent[1]):
+            for extents in (lane.frozen, lane.extents):
+                for at in range(bisect_left(extents, run_first, key=first_of), len(extents)):
+                    extent = extents[at]
+                    if extent[0] > last:
+                        break
+                    if (
+                        extent[1] >= low
+                        and extent[2] == segment
+                        and lane.is_any_alive(extent[0], extent[1])
+                    ):
                         yield extent
 
     def _page(self, segment: int, lane: int, page: Page) -> list[Extent]:

@@ -217,11 +217,15 @@ class Upkeep:
                 self._pressure.is_space_low = True
             return False
         with self._lock:
-            for run, pages in written.pages:
-                run.pages += pages
+            for lane, segment, pages in written.pages:
+                lane.add_pages(segment, pages)
+            state = self._state
             for copy in capture.copies:
-                for run, _, _, _ in copy.runs:
-                    run.frozen = []
+                copy.lane.frozen = []
+                number = copy.lane.number
+                if state.lanes.get(number) is copy.lane:
+                    state.packed[number] = capture.packed[number]
+            state.forget_quiet()
             for id in written.dead:
                 self._state.segments.pop(id, None)
                 self._reader.forget(id)

@@ -1,5 +1,6 @@
 """Random work on a simulated disk, a crash at any call, and the store must be a prefix of what was committed."""
 
+import dataclasses
 import errno
 
 from hypothesis import HealthCheck, given, settings
@@ -7,8 +8,12 @@ from hypothesis import strategies as st
 
 from store.errors import StoreError
 from tests.support.disk import Crashed, SimulatedDisk
-from tests.support.store_drive import Stepped, message, unit
+from tests.support.store_drive import SMALL, Stepped, message, unit
 
+# Nearly every segment is compacted sooner or later, a few messages at a time.
+COMPACTING = dataclasses.replace(
+    SMALL, segment_bytes=16 * 1024, compact_share=0.9, compact_bytes_min=1, compact_group_bytes=300
+)
 ROUNDS = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
@@ -154,10 +159,12 @@ def check_figures(stepped, model):
         assert lane < stepped.recovered.next_lane
     journal = stepped.journal._state
     totals = {}
-    for lane in journal.lanes.values():
-        for run in lane.runs:
-            totals[run.segment] = totals.get(run.segment, 0) + run.count
-    assert {s.id: s.count for s in journal.segments.values() if s.count} == totals
+    for number in journal.packed.keys() | journal.lanes.keys():
+        lane = journal.find(number)
+        for segment, _, _, count, size in map(lane.runs.run, range(len(lane.runs))):
+            known = totals.get(segment, (0, 0))
+            totals[segment] = known[0] + count, known[1] + size
+    assert {s.id: (s.count, s.bytes) for s in journal.segments.values() if s.count} == totals
 
 
 def work_on(stepped, work, steps, random):
@@ -187,9 +194,12 @@ def offset_commits(stepped, base):
 @given(
     seed=st.integers(0, 2**32),
     crashes=st.lists(st.tuples(st.integers(1, 400), st.booleans()), min_size=1, max_size=4),
+    limits=st.sampled_from([SMALL, COMPACTING]),
 )
 @ROUNDS
-def test_after_a_crash_at_any_call_the_store_is_a_prefix_with_all_that_was_durable(seed, crashes):
+def test_after_a_crash_at_any_call_the_store_is_a_prefix_with_all_that_was_durable(
+    seed, crashes, limits
+):
     disk = SimulatedDisk(seed)
     work = Work(disk.random)
     base = 0
@@ -198,7 +208,7 @@ def test_after_a_crash_at_any_call_the_store_is_a_prefix_with_all_that_was_durab
         durable = base
         disk.crash_at = None if crash_after is None else disk.call_count + crash_after
         try:
-            stepped = Stepped(disk)
+            stepped = Stepped(disk, settings=limits)
             disk_at, disk.crash_at = disk.crash_at, None
             base = find_commit(work, stepped, durable)
             work.adopt(base, stepped.recovered)
@@ -216,7 +226,7 @@ def test_after_a_crash_at_any_call_the_store_is_a_prefix_with_all_that_was_durab
             disk.kill()
         else:
             disk.crash()
-    stepped = Stepped(disk)
+    stepped = Stepped(disk, settings=limits)
     commit = find_commit(work, stepped, len(work.history) - 1)
     assert commit == len(work.history) - 1
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.checkpoint import LaneCopy
-from store.index import BITS, Lane, PositionSet, State
+from store.index import SUMMARY, Lane, State
+from store.positions import BITS, PositionSet
 from store.record import ACKNOWLEDGE, PUBLISH, decode_value, encode_value, positions_of, ranges_of
 
 SPANS = st.lists(st.tuples(st.integers(0, 3 * BITS), st.integers(0, 2 * BITS)), max_size=6)
@@ -50,15 +51,13 @@ def test_runs_follow_segments_and_vanish_with_their_last_message():
     state.apply((PUBLISH, 0, 10, 1, [(4, [0, 3], 30)]), 100, 64)
     state.apply((PUBLISH, 0, 10, 1, [(4, [3, 2], 20)]), 200, 64)
     lane = state.lanes[4]
-    assert [(r.segment, r.first, r.last, r.count, r.bytes) for r in lane.runs] == [
+    assert [lane.runs.run(i) for i in range(len(lane.runs))] == [
         (100, 0, 2, 3, 30),
         (200, 3, 4, 2, 20),
     ]
-    assert (
-        lane.run_at(2).segment == 100 and lane.run_at(3).segment == 200 and lane.run_at(5) is None
-    )
+    assert [lane.runs.find(position) for position in (2, 3, 5)] == [0, 1, -1]
     state.apply((ACKNOWLEDGE, 4, [0, 3], [100, 3, 30]), 200, 64)
-    assert [r.segment for r in lane.runs] == [200] and lane.head == 3
+    assert [lane.runs.run(i)[0] for i in range(len(lane.runs))] == [200] and lane.head == 3
     assert state.segments[100].count == 0 and state.segments[200].count == 2
     assert (lane.count, lane.bytes) == (2, 20)
 
@@ -72,8 +71,8 @@ def test_a_lane_freezes_and_thaws():
     lane = Lane(3)
     lane.extend(100, [5, 2, 9, 1], 30, 64, (10, 1))
     lane.bury(6, 7)
-    lane.subtract(lane.runs[0], 1, 10)
-    again = Lane.thaw(decode_value(encode_value(LaneCopy(lane).freeze())))
+    lane.subtract(0, 1, 10)
+    again = Lane.thaw(decode_value(LaneCopy(lane).pack()[SUMMARY.size :]))
     for name in ("number", "head", "next", "count", "bytes", "horizon"):
         assert getattr(again, name) == getattr(lane, name)
     assert [p for p in range(12) if again.is_alive(p)] == [5, 9]

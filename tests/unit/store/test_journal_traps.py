@@ -172,7 +172,7 @@ def test_trap_9_every_second_of_many_acknowledged_costs_a_bit_each():
     sent = publish(stepped, 1, range(40_000), size=1)
     acknowledge(stepped, 1, {p: m for p, m in sent.items() if p % 2})
     checkpoint(stepped)
-    frozen = encode_value(stepped.journal._state.lanes[1].dead.freeze())
+    frozen = encode_value(stepped.journal._state.find(1).dead.freeze())
     assert len(frozen) < 40_000 / 8 + 200
     disk.crash()
     assert Stepped(disk, settings=big).recovered.lanes[1].count == 20_000
@@ -201,9 +201,9 @@ def test_memory_of_a_stored_backlog_does_not_grow_with_it():
     for start in range(0, 2000, 20):
         publish(stepped, 1, range(start, start + 20), size=100)
     checkpoint(stepped)
-    lane = stepped.journal._state.lanes[1]
+    lane = stepped.journal._state.find(1)
     assert lane.count == 2000 and not lane.dead
-    assert not any(run.extents or run.frozen for run in lane.runs)
+    assert not lane.extents and not lane.frozen
     assert len(lane.runs) < 20 and not stepped.journal._reader.unwritten
     assert positions(stepped.journal, 1) == list(range(2000))
 
