@@ -56,6 +56,7 @@ class Child:
         self.start_at = 0.0
         self.started_at = 0.0
         self.rest = b""
+        self.last_line = ""
 
     def ended(self, now: float) -> None:
         """Plan the next start after the process ended."""
@@ -162,6 +163,7 @@ class Site:
                     self._selector.unregister(child.process.stdout)
                 return
             for line in child.lines(chunk):
+                child.last_line = line
                 self._write(f"{child.name:<9} | {line}")
 
 
@@ -213,7 +215,10 @@ def run(place: Place, settings: AgentSettings, without: tuple[str, ...] = ()) ->
         for agent in agents:
             agent.start_at = float("inf")
         if not _start_broker(site, broker, place, stopping):
-            return 0 if stopping else 1
+            if stopping:
+                return 0
+            said = broker.last_line.partition("gridmsg broker: ")[2]
+            raise Failure(said or "the broker did not start: look at its lines above")
         for agent in agents:
             agent.start_at = 0.0
         if "collector" not in without:
