@@ -1,6 +1,6 @@
 """Slow checks (Argon2) in a thread of their own, so that logins never hold the reactor up.
 
-One thread: a check takes 64 MiB and uses several cores by itself.  It is started with the first check.
+One thread: a check takes a core for tens of milliseconds, and its memory.  It is started with the first check.
 Tests: tests/unit/broker/net/test_checks.py.
 """
 

@@ -472,11 +472,15 @@ class AmqpConnection:
             then()
             return
         self._login = login
+        # While a password is checked it is us who are late.
+        is_timed, self._login_by = self._login_by is not None, None
 
         def settled() -> None:
             if self._login is not login or self.is_closing:
                 return
             self._login = None
+            if is_timed:
+                self._login_by = self.broker.clock.now() + self.limits.login_seconds
             try:
                 then()
             except BrokerError as error:

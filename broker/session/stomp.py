@@ -224,7 +224,8 @@ class StompSession:
         if self._is_ending:
             return
         if self._identity is None:
-            if now >= self._login_by:
+            # While a password is checked it is us who are late.
+            if now >= self._login_by and self._login is None:
                 self._fail(StompError("Login timeout", "No CONNECT came in time\n"), b"")
             return
         if self._broker.store.is_blocked:
@@ -239,7 +240,7 @@ class StompSession:
         if self._is_ending:
             return None
         if self._identity is None:
-            return self._login_by
+            return self._login_by if self._login is None else None
         return self._beats.next_deadline()
 
     def connection_lost(self, reason: str) -> None:
