@@ -14,6 +14,7 @@ from store.checkpoint import Checkpoint, Place, checkpoint_name, decode_checkpoi
 from store.errors import Corrupt, VersionMismatch
 from store.index import State
 from store.layout import Layout
+from store.lease.directory import read_lease
 from store.record import FLAG_OPENING, OPENING
 from store.segment import (
     NUMBER_BITS,
@@ -77,67 +78,111 @@ def recover(layout: Layout, own_epoch: int) -> History | None:
     for id in layout.segment_ids():
         if id >> NUMBER_BITS < own_epoch:
             segments.setdefault(id >> NUMBER_BITS, []).append(id)
-    checkpoints, damaged = _load_checkpoints(layout)
-    # Older epochs are in the checkpoint already: they need not be read.
-    oldest = min((checkpoint.epoch for checkpoint in checkpoints), default=0)
-    openings = _openings(layout, {e: ids for e, ids in segments.items() if e >= oldest})
-    chain = _chain(openings)
-    checkpoint = _newest(checkpoints, chain, openings)
-    if checkpoint is None:
-        if checkpoints or damaged or _has_history(layout, segments):
-            path = damaged[-1] if damaged else layout.checkpoints
+    search = _Search(layout, segments)
+    search.run()
+    if not search.valid:
+        if search.is_any or _has_history(layout, segments):
+            path = search.damaged[-1] if search.damaged else layout.checkpoints
             raise Corrupt(
                 path, 0, "no usable checkpoint is left; see `gridmsg store verify` and `salvage`"
             )
         return None
+    checkpoint = search.valid[-1]
     history = History(checkpoint.state, checkpoint.place, checkpoint.epoch)
-    history.damaged = damaged
-    history.checkpoints = [(c.epoch, c.number, c.place) for c in checkpoints]
-    _replay(layout, history, segments, openings, [e for e in chain if e >= checkpoint.epoch])
+    history.damaged = search.damaged
+    history.checkpoints = [(c.epoch, c.number, c.place) for c in search.valid]
+    chain = [e for e in _chain(search.openings) if e >= checkpoint.epoch]
+    _replay(layout, history, segments, search, chain)
     return history
 
 
-def _load_checkpoints(layout: Layout) -> tuple[list[Checkpoint], list[str]]:
-    valid: list[Checkpoint] = []
-    damaged: list[str] = []
-    for epoch, number in reversed(layout.checkpoint_ids()):
-        path = f"{layout.checkpoints}/{checkpoint_name(epoch, number)}"
-        try:
-            found = decode_checkpoint(layout.files.read_whole(path), path)
-            if (found.epoch, found.number) != (epoch, number):
-                raise Corrupt(path, 0, "the checkpoint carries another name inside")
-            valid.append(found)
-        except Corrupt as error:
-            _LOG.error("%s; an older checkpoint is used", error)
-            damaged.append(path)
-        if len(valid) == 2:
-            break
-    valid.reverse()
-    return valid, damaged
+@final
+class _Search:
+    """Looks for the two newest checkpoints within the chain of epochs, reading no older epoch than they need."""
 
+    __slots__ = ("_layout", "_segments", "damaged", "is_any", "openings", "valid")
 
-def _openings(layout: Layout, segments: dict[int, list[int]]) -> dict[int, Opening]:
-    """The opening batch of every epoch that has one."""
-    openings = {}
-    for epoch, ids in segments.items():
+    def __init__(self, layout: Layout, segments: dict[int, list[int]]) -> None:
+        self._layout = layout
+        self._segments = segments
+        self.openings: dict[int, Opening] = {}
+        # Oldest first.
+        self.valid: list[Checkpoint] = []
+        self.damaged: list[str] = []
+        self.is_any = False
+
+    def run(self) -> None:
+        """Go back over the checkpoints, newest first; what is damaged or of a fenced owner is passed over."""
+        layout = self._layout
+        known = max(self._segments, default=0) + 1
+        for epoch, number in reversed(layout.checkpoint_ids()):
+            self.is_any = True
+            path = f"{layout.checkpoints}/{checkpoint_name(epoch, number)}"
+            try:
+                found = decode_checkpoint(layout.files.read_whole(path), path)
+                if (found.epoch, found.number) != (epoch, number):
+                    raise Corrupt(path, 0, "the checkpoint carries another name inside")
+            except Corrupt as error:
+                _LOG.error("%s; an older checkpoint is used", error)
+                self.damaged.append(path)
+                continue
+            # What is above it decides whether it is history; older epochs are in it already.
+            for one in sorted((e for e in self._segments if epoch <= e < known), reverse=True):
+                self._read_opening(one, is_sealed=bool(self.valid))
+            known = min(known, epoch)
+            if not _is_history(found, self.openings):
+                _LOG.warning("%s is of an owner that was fenced off: it is passed over", path)
+                continue
+            self.valid.insert(0, found)
+            if len(self.valid) == 2:
+                return
+        if not self.valid:
+            for one in self._segments:
+                if one < known:
+                    self._read_opening(one, is_sealed=False)
+
+    def _read_opening(self, epoch: int, is_sealed: bool) -> None:
+        """Note the opening batch of an epoch if it has one.  Raises Corrupt."""
+        layout = self._layout
+        ids = self._segments[epoch]
+        lease = read_lease(layout.files, layout.lease, epoch).latest
+        is_opened = lease is not None and lease.is_opened
         try:
             segment = open_segment(layout.files, layout.segments, ids[0])
         except Corrupt:
-            # Created, but its header never reached the disk; with batches in later segments it is damage.
-            if len(ids) > 1:
+            # Created, but its header never reached the disk; unless something says that it opened.
+            if is_opened or len(ids) > 1:
                 raise
-            continue
+            return
         try:
+            if not is_sealed:
+                _settle(segment)
             batch = segment.read_batch(SEGMENT_HEADER_BYTES)
             if batch is not None and batch.header.flags & FLAG_OPENING:
                 record = next(r for r in batch.records if r[0] == OPENING)
                 end = Place(record[4], record[5], record[2], record[3])
-                openings[epoch] = Opening(epoch, record[1], end, ids[0])
-            elif batch is None and segment.find_batch(SEGMENT_HEADER_BYTES, 0) is not None:
+                self.openings[epoch] = Opening(epoch, record[1], end, ids[0])
+            elif batch is None and (
+                is_opened or segment.find_batch(SEGMENT_HEADER_BYTES, 0) is not None
+            ):
                 raise Corrupt(segment.path, SEGMENT_HEADER_BYTES, "the opening batch is damaged")
         finally:
             segment.close()
-    return openings
+
+    def durable_batch(self, epoch: int) -> int:
+        """The highest batch that an epoch's lease says was durable; 0 when it says nothing."""
+        lease = read_lease(self._layout.files, self._layout.lease, epoch).latest
+        return lease.durable_batch if lease is not None else 0
+
+
+def _settle(segment: Segment) -> None:
+    """See to it that what is read next is what the disk has, and the disk has what is read.
+
+    A killed owner's last batch may be in the page cache only, or there in spite of a failed sync: sealed as it
+    is read, it would be missing after a power loss.
+    """
+    segment.file.sync()
+    segment.file.forget_cached()
 
 
 def _chain(openings: dict[int, Opening]) -> list[int]:
@@ -152,20 +197,12 @@ def _chain(openings: dict[int, Opening]) -> list[int]:
     return chain
 
 
-def _newest(
-    checkpoints: list[Checkpoint], chain: list[int], openings: dict[int, Opening]
-) -> Checkpoint | None:
-    """The newest checkpoint within the chain: one that a fenced-off owner wrote is not."""
-    for checkpoint in reversed(checkpoints):
-        later = [openings[e] for e in chain if e > checkpoint.epoch and e in openings]
-        if not later:
-            return checkpoint
-        if (
-            later[0].predecessor == checkpoint.epoch
-            and later[0].end.batch >= checkpoint.place.batch
-        ):
-            return checkpoint
-    return None
+def _is_history(checkpoint: Checkpoint, openings: dict[int, Opening]) -> bool:
+    """Whether a checkpoint lies within the chain: one that a fenced-off owner wrote late does not."""
+    later = [openings[e] for e in _chain(openings) if e > checkpoint.epoch and e in openings]
+    return not later or (
+        later[0].predecessor == checkpoint.epoch and later[0].end.batch >= checkpoint.place.batch
+    )
 
 
 def _has_history(layout: Layout, segments: dict[int, list[int]]) -> bool:
@@ -188,9 +225,10 @@ def _replay(
     layout: Layout,
     history: History,
     segments: dict[int, list[int]],
-    openings: dict[int, Opening],
+    search: _Search,
     chain: list[int],
 ) -> None:
+    openings = search.openings
     epochs = chain or [history.epoch]
     for index, epoch in enumerate(epochs):
         following = openings[epochs[index + 1]] if index + 1 < len(epochs) else None
@@ -200,18 +238,25 @@ def _replay(
         else:
             start = (openings[epoch].segment, SEGMENT_HEADER_BYTES)
         history.epoch = epoch
-        _EpochReplay(layout, history, ids, following).run(*start)
+        durable = search.durable_batch(epoch) if following is None else 0
+        _EpochReplay(layout, history, ids, following, durable).run(*start)
 
 
 @final
 class _EpochReplay:
     """Replays the batches of one epoch; each takes effect once its successor proves it whole."""
 
-    __slots__ = ("_files", "_folder", "_following", "_history", "_ids", "_waiting")
+    __slots__ = ("_durable", "_files", "_folder", "_following", "_history", "_ids", "_waiting")
 
     def __init__(
-        self, layout: Layout, history: History, ids: list[int], following: Opening | None
+        self,
+        layout: Layout,
+        history: History,
+        ids: list[int],
+        following: Opening | None,
+        durable: int,
     ) -> None:
+        self._durable = durable
         self._files = layout.files
         self._folder = layout.segments
         self._history = history
@@ -249,15 +294,10 @@ class _EpochReplay:
             segment.close()
 
     def _open(self, id: int) -> Segment:
-        """Open a segment; one that is to be sealed shows what the disk has, and the disk what it shows.
-
-        A killed owner's last batch may be in the page cache only, or there in spite of a failed sync: sealed as it
-        is read, it would be missing after a power loss.
-        """
+        """Open a segment; one that is to be sealed shows what the disk has, and the disk what it shows."""
         segment = open_segment(self._files, self._folder, id)
         if self._following is None:
-            segment.file.sync()
-            segment.file.forget_cached()
+            _settle(segment)
         return segment
 
     def _find_next(self, current: int, expected: int) -> Segment | None:
@@ -314,6 +354,12 @@ class _EpochReplay:
                 segment.path,
                 offset,
                 f"batch {expected} is damaged: a later one ({later.header.number}) is whole",
+            )
+        if expected <= self._durable:
+            raise Corrupt(
+                segment.path,
+                offset,
+                f"batch {expected} is damaged or missing: its owner's lease says that it was durable",
             )
         if any(segment.file.read(offset, 4)):
             self._history.is_torn = True
