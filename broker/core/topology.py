@@ -24,7 +24,6 @@ from broker.core.exchange import (
 from broker.core.queue import Lane, Queue
 from broker.errors import (
     AccessRefused,
-    CommandInvalid,
     NotFound,
     PreconditionFailed,
     ResourceLimit,
@@ -118,7 +117,7 @@ class Topology(ABC):
                     "Invalid argument, 'x-delayed-type' must be an existing exchange type"
                 )
         elif kind not in EXCHANGE_KINDS:
-            raise CommandInvalid(f"unknown exchange type '{kind}'")
+            raise PreconditionFailed(f"unknown exchange type '{kind}'")
         alternate = arguments.get("alternate-exchange")
         if alternate is not None and not isinstance(alternate, str):
             raise PreconditionFailed(

