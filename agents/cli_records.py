@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agents.cli import Agents, first_moment, last_moment, name_option, one_database, print_records
+from agents.cli import (
+    SUMMARY_COLUMNS,
+    Agents,
+    first_moment,
+    last_moment,
+    name_option,
+    one_database,
+    print_records,
+)
 from broker.cli.base import (
     Failure,
     Place,
@@ -35,7 +43,11 @@ if TYPE_CHECKING:
     from agents.recordstore.interface import Kind
 
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
-RECORD_COLUMNS = ("EndTime", "type", "ProbeName", "VOName", "WallDuration", "checksum")
+COLUMNS = {
+    "raw": ("EndTime", "type", "ProbeName", "VOName", "WallDuration", "checksum"),
+    "summary": SUMMARY_COLUMNS,
+    "quarantine": ("Quarantine", "@timestamp", "type", "ProbeName", "VOName", "checksum"),
+}
 
 files_argument = click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE…"
@@ -207,7 +219,7 @@ def record_find(
                 warn(f"only the first {limit}: --limit 0 shows all")
                 break
             rows.append(one.document)
-    print_records(rows, RECORD_COLUMNS, as_json, "no record fits")
+    print_records(rows, COLUMNS[kind], as_json, "no record fits")
 
 
 @record.command(name="count")

@@ -249,7 +249,7 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.1f}"
+        return f"{value:.3f}".rstrip("0").rstrip(".")
     if isinstance(value, (dict, list)):
         return json.dumps(value, ensure_ascii=False) if value else "-"
     return str(value)

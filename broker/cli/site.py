@@ -22,6 +22,7 @@ from broker.cli.base import (
     site_options,
     table_lines,
 )
+from broker.cli.routes import apply_routes
 
 if TYPE_CHECKING:
     from agents.config import AgentSettings
@@ -112,7 +113,10 @@ def broker_check(place: Place, as_json: bool, show_all: bool) -> None:
 @broker.command(name="stop")
 @site_options
 def broker_stop(place: Place) -> None:
-    """Stop the broker that runs on the data folder, and wait until it is gone."""
+    """Stop the broker that runs on the data folder, and wait until it is gone.
+
+    One that `gridmsg up` runs is started again by it: end that instead.
+    """
     pid = running_pid(place)
     if pid is None:
         raise Failure(f"no broker runs on {place.data_folder}: nothing to stop")
@@ -130,16 +134,21 @@ def broker_stop(place: Place) -> None:
 
 
 @broker.command(name="reload")
-@site_options
+@broker_options
 def broker_reload(place: Place) -> None:
-    """Check the configuration anew and say what a running broker must be restarted for."""
+    """Check the configuration anew, make what is missing of its [[route]]s, and say what waits for a restart.
+
+    Everything else of the file is read at start only.  Users, rights and vhosts made by commands are live anyway.
+    """
+    config = place.config
     agent_settings(place)
-    pid = running_pid(place)
-    if pid is None:
-        raise Failure(f"no broker runs on {place.data_folder}: start it with `gridmsg broker run`")
+    made = apply_routes(place.client(), config)
+    for line in made:
+        say(f"made {line}")
     say(
-        "the configuration is good; this version applies nothing live: "
-        "`gridmsg broker stop` and start it again for any change to take effect"
+        f"the configuration is good; {len(made)} parts of [[route]] were missing and are there now\n"
+        "listeners, limits, addresses, accounts of the file and the tables of the agents wait for the next start: "
+        "end `gridmsg up` (or `gridmsg broker stop`) and start it again if any of them changed"
     )
 
 

@@ -138,7 +138,7 @@ def queue_delete(
 @broker_options
 @vhost_option
 def queue_move(place: Place, source: str, target: str, count: int | None, vhost: str) -> None:
-    """Move messages from the head of one queue to the end of another.
+    """Move messages from the head of one queue to the end of another, which must exist.
 
     Each step is one unit of work: an interruption leaves every message in exactly one of the two, and running it
     again goes on.
