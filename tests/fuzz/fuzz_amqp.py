@@ -9,7 +9,6 @@ depends on how the bytes were cut, or something left behind by a connection that
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
