@@ -19,7 +19,7 @@ from broker.session.passwords import BUILT_IN, hash_password
 def users(call: Call) -> Any:
     """GET /api/users."""
     call.administrator()
-    return [_user(one) for one in call.register.accounts.users.values()]
+    return [_user(one) for one in _all(call)]
 
 
 def user(call: Call) -> Any:
@@ -51,6 +51,11 @@ def delete_user(call: Call) -> Any:
     return None
 
 
+def _all(call: Call) -> list[User]:
+    users = call.register.accounts.users
+    return [users[name] for name in sorted(users)]
+
+
 def _user(one: User) -> dict[str, Any]:
     kind = "argon2" if one.password_hash else "none"
     return {
@@ -78,7 +83,7 @@ def _tags(call: Call) -> list[str] | None:
 def permissions(call: Call) -> Any:
     """GET /api/permissions."""
     call.administrator()
-    return [row for one in call.register.accounts.users.values() for row in _rights(one)]
+    return [row for one in _all(call) for row in _rights(one)]
 
 
 def permissions_of_user(call: Call) -> Any:
@@ -131,7 +136,7 @@ def _rights(one: User) -> list[dict[str, Any]]:
             "write": rights.patterns[1],
             "read": rights.patterns[2],
         }
-        for vhost, rights in one.rights.items()
+        for vhost, rights in sorted(one.rights.items(), key=lambda found: found[0])
     ]
 
 
@@ -141,7 +146,7 @@ def _rights(one: User) -> list[dict[str, Any]]:
 def topic_permissions(call: Call) -> Any:
     """GET /api/topic-permissions."""
     call.administrator()
-    return [row for one in call.register.accounts.users.values() for row in _topic_rights(one)]
+    return [row for one in _all(call) for row in _topic_rights(one)]
 
 
 def topic_permissions_of_user(call: Call) -> Any:
@@ -178,8 +183,8 @@ def delete_topic_permission(call: Call) -> Any:
 def _topic_rights(one: User) -> list[dict[str, Any]]:
     return [
         {"user": one.name, "vhost": vhost, "exchange": exchange, "write": write, "read": read}
-        for vhost, rights in one.rights.items()
-        for exchange, (write, read) in rights.topics.items()
+        for vhost, rights in sorted(one.rights.items(), key=lambda found: found[0])
+        for exchange, (write, read) in sorted(rights.topics.items())
     ]
 
 

@@ -212,8 +212,7 @@ def round_trip(client):
         client.connection.send(name, body, receipt="sent", persistent="true")
     assert [client.messages.get(timeout=WAIT) for _ in range(2)] == [b"small", big]
     assert client.answer() == ("RECEIPT", "sent") == client.answer()
-    client.connection.disconnect(receipt="bye")
-    assert client.answer() == ("RECEIPT", "bye")
+    client.connection.disconnect()
 
 
 @pytest.mark.parametrize("client", ["named", "mapped"])
@@ -231,7 +230,6 @@ def test_stomp_with_a_password(broker):
 def test_stomp_with_a_wrong_password(broker):
     client = Client(broker, broker.port(61614), login=("bob", "wrong"))
     assert client.answer() == ("ERROR", "Access refused for user 'bob'")
-    assert client.answer() == ("closed", "")
     assert broker.logged("STOMP login from .* refused: Access refused for user 'bob'")
 
 
