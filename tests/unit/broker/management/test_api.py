@@ -29,6 +29,8 @@ def test_the_page_is_served(management):
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/html")
     assert b"<!doctype html>" in answer.body
+    assert b"innerHTML" not in answer.body, "what is shown comes from anybody: text only"
+    assert b"fetch(location.origin + path)" in answer.body, "the page's address may hold a login"
 
 
 @pytest.mark.parametrize("login", [None, "guest:wrong", "nobody:guest", ":", "guest:"])
