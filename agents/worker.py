@@ -209,7 +209,9 @@ class Worker:
             self._waiting_bytes = sum(len(message.body) for message in kept)
 
     def _run(self) -> None:
-        while batch := self._take():
+        while (batch := self._take()) is not None:
+            if not batch:
+                continue
             try:
                 self._work_on(batch)
             except Exception:
@@ -221,8 +223,8 @@ class Worker:
         limits = self._limits
         return len(self._waiting) >= limits.messages_max or self._waiting_bytes >= limits.bytes_max
 
-    def _take(self) -> list[Incoming]:
-        """Wait for a batch; an empty one means stop."""
+    def _take(self) -> list[Incoming] | None:
+        """Wait for a batch; None means stop.  It may be empty, when its messages were dropped meanwhile."""
         limits = self._limits
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_stopping)
@@ -233,7 +235,7 @@ class Worker:
                     break
                 self._changed.wait(left)
             if self._is_stopping:
-                return []
+                return None
             batch: list[Incoming] = []
             batch_bytes = 0
             while self._waiting and len(batch) < limits.messages_max:
