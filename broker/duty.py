@@ -95,7 +95,7 @@ class Duty:
             layout.lease,
             host,
             terms,
-            lambda: layout.highest_epoch() + 1,
+            layout.highest_epoch,
             addresses=" ".join(
                 f"{one.protocol}={one.host}:{one.port}" for one in self._config.listeners
             ),

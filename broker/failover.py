@@ -39,8 +39,8 @@ class Locker(Protocol):
         """Read the newest lease anew.  Raises OSError, StoreError."""
         ...
 
-    def claim(self) -> Lease | None:
-        """Claim the next epoch; None when another was faster.  Raises OSError, StoreError."""
+    def claim(self, sight: Sight) -> Lease | None:
+        """Claim the epoch after the one that was seen; None when another was faster.  Raises OSError, StoreError."""
         ...
 
 
@@ -84,7 +84,7 @@ class Failover:
         sight = self._locker.look()
         if not self.machine.saw(sight, self._clock()):
             return None
-        lease = self._locker.claim()
+        lease = self._locker.claim(sight)
         if lease is not None:
             self._hold(lease)
         return lease
@@ -124,7 +124,7 @@ class Failover:
         )
         if not is_claimable:
             return None
-        lease = self._locker.claim()
+        lease = self._locker.claim(sight)
         if lease is None:
             self._say(logging.INFO, "another standby was faster")
             return None

@@ -111,7 +111,7 @@ class Journal:
             layout.files,
             layout.lease,
             self._host,
-            layout.highest_epoch() + 1,
+            layout.highest_epoch(),
             layout.give_up_reserve,
         )
         lively = Layout(LivelyFiles(layout.files, self._beat), layout.folder)

@@ -109,13 +109,14 @@ class DirectoryLocker:
         "_addresses",
         "_claims",
         "_clock",
-        "_epoch_min",
         "_files",
+        "_floor",
         "_folder",
         "_host",
         "_make_room",
         "_new_claim",
         "_terms",
+        "_used_epoch",
     )
 
     def __init__(
@@ -124,7 +125,7 @@ class DirectoryLocker:
         folder: str,
         host: Host,
         terms: Terms,
-        epoch_min: Callable[[], int],
+        used_epoch: Callable[[], int],
         *,
         addresses: str = "",
         make_room: Callable[[], bool] = lambda: False,
@@ -135,18 +136,20 @@ class DirectoryLocker:
         self._folder = folder
         self._host = host
         self._terms = terms
-        self._epoch_min = epoch_min
+        self._used_epoch = used_epoch
         self._addresses = addresses
         self._make_room = make_room
         self._clock = clock
         self._new_claim = new_claim
         # Claims of ours of which we never learned whether they won.
         self._claims: set[str] = set()
+        # An epoch that segments or checkpoints know, whatever became of its lease.
+        self._floor = 0
 
     def look(self) -> Sight:
         """Read the newest lease anew.  Raises OSError."""
         started_at = self._clock()
-        epoch = highest_epoch(self._files, self._folder)
+        epoch = max(highest_epoch(self._files, self._folder), self._floor)
         file = read_lease(self._files, self._folder, epoch) if epoch else None
         returned_at = self._clock()
         block = file.latest if file is not None else None
@@ -155,11 +158,15 @@ class DirectoryLocker:
         is_dead = block is not None and self._host.is_dead(block.owner)
         return Sight(epoch, file, is_dead, started_at, returned_at)
 
-    def claim(self) -> Lease | None:
-        """Claim the next epoch; None when another was faster.  Raises OSError, Full."""
+    def claim(self, sight: Sight) -> Lease | None:
+        """Claim the epoch after the one that was judged; None when another was faster.  Raises OSError, Full."""
         files, folder = self._files, self._folder
         started_at = self._clock()
-        epoch = max(highest_epoch(files, folder) + 1, self._epoch_min())
+        self._floor = max(self._floor, self._used_epoch())
+        # Never one after an epoch that came since: its owner may be well.
+        if max(highest_epoch(files, folder), self._floor) > sight.epoch:
+            return None
+        epoch = sight.epoch + 1
         claim = self._new_claim()
         duration = self._terms.duration_seconds
         block = Block(epoch, claim, self._host.identity(), duration, self._addresses)
@@ -227,12 +234,12 @@ def claim_lease(
     files: FileSystem,
     folder: str,
     host: Host,
-    epoch_min: int,
+    used_epoch: int,
     make_room: Callable[[], bool] = lambda: False,
 ) -> Lease:
     """Claim the next epoch for good, without renewal.  Raises InUse unless the former owner released it or is proved dead."""
     terms = Terms(duration_seconds=0.0, margin_seconds=0.0)
-    locker = DirectoryLocker(files, folder, host, terms, lambda: epoch_min, make_room=make_room)
+    locker = DirectoryLocker(files, folder, host, terms, lambda: used_epoch, make_room=make_room)
     sight = locker.look()
     block = sight.block
     # Torn as a whole: its owner died before it promised anything.
@@ -242,7 +249,10 @@ def claim_lease(
             f"the store is in use by process {block.owner.pid} on host {block.owner.host} ({path}); "
             "stop it first; with a locker other than none, a broker started here becomes its standby"
         )
-    lease = locker.claim()
+    if sight.epoch < used_epoch:
+        # Its lease is gone, as in a folder restored from a backup.
+        sight = Sight(used_epoch, None, False, sight.started_at, sight.returned_at)
+    lease = locker.claim(sight)
     if lease is None:
         raise InUse(f"another process claimed the store at the same time, in {folder}")
     return lease
