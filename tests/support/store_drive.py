@@ -68,7 +68,13 @@ def open_store(store, box: Box | None = None):
 class Stepped:
     """A journal on a disk, opened, with its writer in the test's hand."""
 
-    def __init__(self, disk, folder: str = "/store", settings: StoreSettings = SMALL) -> None:
+    def __init__(
+        self,
+        disk,
+        folder: str = "/store",
+        settings: StoreSettings = SMALL,
+        salt: int | None = None,
+    ) -> None:
         self.writer = SteppedWriter()
         salts = iter(range(disk.random.getrandbits(20) if hasattr(disk, "random") else 7, 1 << 32))
         self.journal = Journal(
@@ -77,7 +83,7 @@ class Stepped:
             disk,
             writer=self.writer,
             host=DeadHost(),
-            salt=lambda: next(salts) * 2654435761 & 0xFFFFFFFF,
+            salt=lambda: next(salts) * 2654435761 & 0xFFFFFFFF if salt is None else salt,
         )
         self.recovered, self.box = open_store(self.journal)
 

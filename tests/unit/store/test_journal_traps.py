@@ -1,4 +1,4 @@
-"""One test for each known trap of the design that the journal has to step around, and for what must refuse a start."""
+"""What must refuse a start, and what a journal keeps to in its ordinary life; the design's known traps: test_traps.py."""
 
 import dataclasses
 import zlib
@@ -9,7 +9,6 @@ from store.errors import Corrupt, Fenced, StoreError, VersionMismatch
 from store.inspect import dump
 from store.journal import Journal
 from store.lease import InUse, RealHost
-from store.record import encode_value
 from store.writer import SteppedWriter
 from tests.support.disk import SimulatedDisk
 from tests.support.store_drive import SMALL, DeadHost, Stepped, message, open_store, unit
@@ -40,22 +39,6 @@ def checkpoints(disk):
     return [p for p in disk.paths() if p.startswith("/store/checkpoints/") and "tmp" not in p]
 
 
-def test_trap_1_the_newest_checkpoint_is_damaged_after_segments_were_unlinked():
-    disk = SimulatedDisk(1)
-    stepped = Stepped(disk)
-    for start in range(0, 300, 10):
-        sent = publish(stepped, 1, range(start, start + 10))
-        acknowledge(stepped, 1, sent)
-    kept = publish(stepped, 1, [300, 301])
-    checkpoint(stepped)
-    assert len([p for p in disk.paths() if p.endswith(".seg")]) < 5, "dead segments were unlinked"
-    disk.flip(checkpoints(disk)[-1], 60)
-    disk.crash()
-    again = Stepped(disk)
-    assert again.recovered.lanes[1].count == len(kept)
-    assert positions(again.journal, 1) == [300, 301]
-
-
 def test_both_checkpoints_damaged_stop_the_start_with_the_file_named():
     disk = SimulatedDisk(1)
     stepped = Stepped(disk)
@@ -66,20 +49,6 @@ def test_both_checkpoints_damaged_stop_the_start_with_the_file_named():
     with pytest.raises(Corrupt, match="no usable checkpoint") as caught:
         Stepped(disk)
     assert caught.value.path in checkpoints(disk)
-
-
-def test_trap_2_a_damaged_batch_that_a_later_one_follows_is_no_torn_tail():
-    disk = SimulatedDisk(1)
-    stepped = Stepped(disk)
-    for i in range(4):
-        publish(stepped, 1, [i])
-    batch = list(dump("/store", disk))[2]
-    path = f"/store/segments/{batch['segment']}"
-    disk.crash()
-    disk.flip(path, batch["offset"] + 5)
-    with pytest.raises(Corrupt, match="damaged") as caught:
-        Stepped(disk)
-    assert caught.value.path == path and caught.value.offset == batch["offset"]
 
 
 def test_trap_2_a_damaged_batch_at_the_end_of_a_sealed_epoch_is_no_torn_tail():
@@ -93,106 +62,6 @@ def test_trap_2_a_damaged_batch_at_the_end_of_a_sealed_epoch_is_no_torn_tail():
     disk.flip(f"/store/segments/{last['segment']}", last["offset"] + 5)
     with pytest.raises(Corrupt):
         Stepped(disk)
-
-
-def test_trap_3_a_body_that_is_a_copy_of_a_journal_is_not_replayed():
-    disk = SimulatedDisk(1)
-    stepped = Stepped(disk)
-    publish(stepped, 1, range(3))
-    path = "/store/segments/000001-000000000001.seg"
-    copied = disk.content(path)[4096:6144]
-    stepped.journal.commit(unit([(message(b"x" * 40 + copied + copied), 2, 0)]))
-    stepped.step()
-    last = list(dump("/store", disk))[-1]
-    disk.crash()
-    # The batch that carries the copies is torn: nothing inside it may pass for a batch.
-    disk.flip(path, last["offset"] + 8)
-    again = Stepped(disk)
-    assert positions(again.journal, 1) == [0, 1, 2] and positions(again.journal, 2) == []
-
-
-def test_trap_5_a_crash_between_sidecar_and_checkpoint_then_another_checkpoint():
-    disk = SimulatedDisk(1)
-    stepped = Stepped(disk)
-    publish(stepped, 1, range(30))
-    checkpoint(stepped)
-    publish(stepped, 1, range(30, 60))
-    disk.before_call = lambda name, count: (
-        (_ for _ in ()).throw(OSError(5, "EIO")) if name == "rename" else None
-    )
-    checkpoint(stepped)
-    assert stepped.box.failed
-    disk.crash()
-    again = Stepped(disk)
-    publish(again, 1, range(60, 70))
-    checkpoint(again)
-    again.journal.close()
-    assert positions(Stepped(disk).journal, 1) == list(range(70))
-
-
-def test_trap_7_a_dropped_lane_s_number_and_entries_never_come_back():
-    disk = SimulatedDisk(1)
-    stepped = Stepped(disk)
-    publish(stepped, 7, range(10))
-    checkpoint(stepped)
-    made = unit()
-    made.drop_lane(7)
-    stepped.journal.commit(made)
-    stepped.settle()
-    stepped.journal.close()
-    again = Stepped(disk)
-    assert again.recovered.lanes == {} and again.recovered.next_lane == 8
-    assert positions(again.journal, 7) == []
-
-
-def test_trap_8_gaps_and_horizon_survive():
-    disk = SimulatedDisk(1)
-    stepped = Stepped(disk)
-    publish(stepped, 1, [5])
-    made = unit([(message(), 1, 1_000_000)])
-    made.horizon(1, 1_000_500)
-    stepped.journal.commit(made)
-    stepped.settle()
-    disk.crash()
-    for _ in range(2):
-        again = Stepped(disk)
-        state = again.recovered.lanes[1]
-        assert (state.first, state.next, state.count) == (5, 1_000_001, 2)
-        assert state.horizon == 1_000_500
-        assert positions(again.journal, 1) == [5, 1_000_000]
-        again.journal.close()
-
-
-def test_trap_9_every_second_of_many_acknowledged_costs_a_bit_each():
-    disk = SimulatedDisk(1)
-    big = dataclasses.replace(
-        SMALL, segment_bytes=1 << 20, checkpoint_records=10**6, checkpoint_bytes=1 << 30
-    )
-    stepped = Stepped(disk, settings=big)
-    sent = publish(stepped, 1, range(40_000), size=1)
-    acknowledge(stepped, 1, {p: m for p, m in sent.items() if p % 2})
-    checkpoint(stepped)
-    frozen = encode_value(stepped.journal._state.find(1).dead.freeze())
-    assert len(frozen) < 40_000 / 8 + 200
-    disk.crash()
-    assert Stepped(disk, settings=big).recovered.lanes[1].count == 20_000
-
-
-def test_trap_10_purge_of_many_is_one_record():
-    disk = SimulatedDisk(1)
-    stepped = Stepped(disk)
-    for start in range(0, 400, 20):
-        publish(stepped, 1, range(start, start + 20))
-    made = unit()
-    made.purge(1, 400, [])
-    stepped.journal.commit(made)
-    stepped.step()
-    (record,) = list(dump("/store", disk))[-1]["records"]
-    assert record[0] == "purge"
-    for _ in range(3):
-        checkpoint(stepped)
-    assert len([p for p in disk.paths() if p.endswith(".seg")]) <= 3
-    assert stepped.journal.stat()["messages"] == 0
 
 
 def test_memory_of_a_stored_backlog_does_not_grow_with_it():
