@@ -78,16 +78,7 @@ def deadletter_list(
 @queue_option
 def deadletter_show(place: Place, position: int, vhost: str, queue: str) -> None:
     """Show one dead letter in full, as JSON, by its position from the list."""
-    rows = place.client().post(
-        "queues", vhost, queue, "get", body={"count": 1000, "ackmode": "ack_requeue_true"}
-    )
-    for row in rows:
-        if row["position"] == position:
-            print_json(row)
-            return
-    raise Failure(
-        f"no dead letter at position {position} among the first {len(rows)}: see `gridmsg deadletter list`"
-    )
+    print_json(place.client().get("deadletters", vhost, queue, str(position)))
 
 
 @deadletter.command(name="redrive")
@@ -121,7 +112,7 @@ def deadletter_redrive(
     if to is not None:
         body["to"] = to
     client = place.client()
-    waiting = client.get("queues", vhost, queue)["messages_ready"]
+    waiting = client.get("deadletters", vhost, queue, count=1)["messages"]
     wanted = waiting if count is None else min(count, waiting)
     done = {"redriven": 0, "unroutable": 0, "left": waiting}
     with progress("sending back", wanted) as advance:
@@ -161,7 +152,10 @@ def deadletter_purge(
 ) -> None:
     """Remove dead letters for good: all, or those that fit."""
     client = place.client()
-    waiting = client.get("queues", vhost, queue)["messages_ready"]
+    waiting = client.get("deadletters", vhost, queue, count=1)["messages"]
+    if not waiting:
+        say(f"no dead letters in {queue}")
+        return
     body = _filter(reason, from_queue)
     which = f"those of {waiting} dead letters that fit" if body else f"all {waiting} dead letters"
     if not yes:

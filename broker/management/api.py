@@ -82,6 +82,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ("POST", ("bindings", "*", "e", "*", "*", "*"), operations.bind),
     ("DELETE", ("bindings", "*", "e", "*", "*", "*", "*"), operations.unbind),
     ("GET", ("deadletters", "*", "*"), letters.list_letters),
+    ("GET", ("deadletters", "*", "*", "*"), letters.show),
     ("POST", ("deadletters", "*", "*", "redrive"), letters.redrive),
     ("POST", ("deadletters", "*", "*", "purge"), letters.purge),
 )

@@ -84,6 +84,19 @@ def list_letters(call: Call) -> Any:
     }
 
 
+def show(call: Call) -> Any:
+    """GET /api/deadletters/VHOST/QUEUE/POSITION: one dead letter in full, as `get` shows messages."""
+    queue = _queue(call)
+    for index, (position, message, count) in enumerate(queue.peek(SCAN_COUNT_MAX)):
+        if str(position) == call.path[2]:
+            left = queue.depth - index - 1
+            return shapes.message(message, position, count, left, shapes.PAYLOAD_BYTES_MAX)
+    raise NotFound(
+        f"no message at position {call.path[2]} among the first {SCAN_COUNT_MAX} of '{queue.name}':"
+        " see `gridmsg deadletter list`"
+    )
+
+
 def redrive(call: Call) -> Any:
     """POST /api/deadletters/VHOST/QUEUE/redrive: send back those that fit `reason` and `queue`, at most `count`.
 

@@ -116,6 +116,8 @@ def test_exchanges_and_bindings(management, capsys):
 
 def test_dead_letters(management, capsys):
     assert "0 dead letters" in run(capsys, "deadletter", "list").out
+    assert "0 sent back" in run(capsys, "deadletter", "redrive").out
+    assert "no dead letters" in run(capsys, "deadletter", "purge").out
     fill(management, 3)
     subscription, sink = management.core.subscribe("one")
     management.core.turn()
@@ -126,13 +128,13 @@ def test_dead_letters(management, capsys):
     assert "3 dead letters" in page and "3 rejected" in page and "because" in page
     shown = json.loads(run(capsys, "deadletter", "show", "0").out)
     assert shown["payload"] == "m0"
-    assert "no dead letter at position 9" in run(capsys, "deadletter", "show", "9", status=1).err
+    assert "no message at position 9" in run(capsys, "deadletter", "show", "9", status=1).err
     assert "1 sent back, 2 left" in run(capsys, "deadletter", "redrive", "--count", "1").out
     management.core.vhost.delete_queue("one")
     assert "2 stay" in run(capsys, "deadletter", "redrive", status=1).err
     found = json.loads(run(capsys, "deadletter", "redrive", "--to", "two", "--json").out)
     assert found["redriven"] == 2
-    assert "0 removed" in run(capsys, "deadletter", "purge", "--yes").out
+    assert "no dead letters" in run(capsys, "deadletter", "purge").out
 
 
 def test_a_wrong_login_says_what_to_give(management, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.management import api
 from tests.support.management import Management
 
 
@@ -48,6 +49,13 @@ def test_reasons_are_listed(management):
     assert letter["deaths"] == 1
     assert listed(management, "?reason=expired")["letters"] == []
     assert len(listed(management, "?count=1")["letters"]) == 1
+
+
+def test_one_letter_is_shown_in_full_however_large_the_others_are(management, monkeypatch):
+    kill(management, "a" * 2000, "b")
+    monkeypatch.setattr(api, "ANSWER_BYTES_MAX", 1500)
+    assert management.ask("GET", "/api/deadletters/%2F/dead-letter/1").json["payload"] == "b"
+    assert management.ask("GET", "/api/deadletters/%2F/dead-letter/7").status == 404
 
 
 def test_redrive_sends_back_clean_and_counts(management):
