@@ -4,7 +4,7 @@
 The connection behind it is the same `Connection` as on a plain socket, which takes `Messages` for its transport.  What comes in, text
 or binary, whole or in pieces, goes on as bytes at once; what goes out is one message of whole frames a write, text
 where it is UTF-8 and binary where not.  Compression is not offered.  Tests: tests/unit/broker/net/test_websocket.py,
-tests/interop/test_stompjs.py.
+tests/interop/test_stomp_clients.py.
 """
 
 from __future__ import annotations
