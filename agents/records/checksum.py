@@ -28,9 +28,13 @@ UNHASHED_NAMES: Final = frozenset(
 """What the databases leave out, as Gratia did: fields that change between two sendings of one job."""
 
 
+# Made once: json.dumps with options makes an encoder for each call.
+_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def record_checksum(record: Mapping[str, object]) -> str:
     """Return the MD5 in hexadecimal of the record's compact JSON, keys sorted, without the unhashed names."""
     hashed = {key: record[key] for key in sorted(record) if key not in UNHASHED_NAMES}
-    text = json.dumps(hashed, separators=(",", ":"), ensure_ascii=False)
+    text = _encode(hashed)
     # An identifier, not a safeguard: whoever may publish may say anything anyway.
     return hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
