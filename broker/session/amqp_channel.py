@@ -27,7 +27,7 @@ from broker.session.amqp_patience import Patience
 from broker.session.amqp_reply import REPLY_TO, add_queue, with_name
 from broker.session.amqp_transaction import Transaction
 from broker.wire.amqp import methods
-from broker.wire.amqp.frames import content_frames, method_frame
+from broker.wire.amqp.frames import content_frames, content_pieces, method_frame
 from broker.wire.properties import AMQP
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class AmqpChannel:
             for number, delivery in enumerate(run, tag + 1):
                 unsettled[number] = delivery
         self._delivery_tag = tag + len(run)
-        connection.out.append(consumer.encode(run, tag))
+        consumer.encode(run, tag, connection.out)
         if consumer.unfit:
             for number, _ in consumer.unfit:
                 self._unsettled.pop(number, None)
@@ -304,10 +304,9 @@ class AmqpChannel:
             message.routing_key,
             left_count,
         )
-        frames = content_frames(
+        connection.out += content_pieces(
             self.number, method, message.header_as(AMQP), message.body, connection.frame_bytes_max
         )
-        connection.out.append(frames)
 
     def queue_name(self, name: str) -> str:
         """The name, or for "" the queue declared last on this channel."""

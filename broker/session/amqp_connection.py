@@ -145,7 +145,7 @@ class AmqpConnection:
         self._parser = FrameParser(
             limits.handshake_frame_bytes_max,
             limits.message_bytes_max,
-            limits.contents_bytes_max,
+            max(limits.contents_bytes_max, limits.message_bytes_max),
             limits.channels_max,
         )
         self._start = b""

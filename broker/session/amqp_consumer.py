@@ -14,6 +14,7 @@ from broker.wire.amqp.frames import (
     END,
     FRAME_OVERHEAD_BYTES,
     content_frames,
+    content_pieces,
 )
 from broker.wire.amqp.values import encode_short_string
 from broker.wire.properties import AMQP
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from broker.core.destination import Destination
     from broker.core.message import Message
 
+LARGE_BYTES: Final = 1 << 20
+"""Bodies from this size on go out in pieces of their own memory."""
 _TAG: Final = Struct(">Q").pack
 _FRAME: Final = Struct(">BHI").pack
 _DELIVER: Final = b"\x00\x3c\x00\x3c"
@@ -67,8 +70,8 @@ class Consumer:
         self.rest = b""
         self.unfit: list[tuple[int, Delivery]] = []
 
-    def encode(self, run: list[Delivery], tag: int) -> bytes:
-        """The frames of a run of deliveries, whose first has the delivery tag `tag` + 1."""
+    def encode(self, run: list[Delivery], tag: int, out: list[bytes]) -> None:
+        """Append the frames of a run of deliveries, whose first has the delivery tag `tag` + 1."""
         parts: list[bytes] = []
         for delivery in run:
             tag += 1
@@ -83,10 +86,15 @@ class Consumer:
                 self.unfit.append((tag, delivery))
                 continue
             if len(body) != self.size_bytes and not self._prepare_size(len(body)):
-                parts.append(self._in_frames(delivery, tag))
+                if len(body) < LARGE_BYTES:
+                    parts.append(self._in_frames(delivery, tag))
+                    continue
+                out.append(b"".join(parts))
+                parts.clear()
+                out += self._in_pieces(delivery, tag)
                 continue
             parts += (self.front, _TAG(tag), self.rest, body, END)
-        return b"".join(parts)
+        out.append(b"".join(parts))
 
     def _prepare(self, message: Message, is_redelivered: bool) -> bool:
         """Make the parts of a delivery that depend on destination and properties; False if they fit no frame."""
@@ -136,19 +144,32 @@ class Consumer:
     def _in_frames(self, delivery: Delivery, tag: int) -> bytes:
         """A delivery whose body is empty or takes several frames."""
         message = delivery.message
-        method = b"".join(
+        return content_frames(
+            self._number,
+            self._method(delivery, tag),
+            message.header_as(AMQP),
+            message.body,
+            self._frame_bytes_max,
+        )
+
+    def _in_pieces(self, delivery: Delivery, tag: int) -> list[bytes]:
+        """A delivery whose body is too large to be copied."""
+        message = delivery.message
+        return content_pieces(
+            self._number,
+            self._method(delivery, tag),
+            message.header_as(AMQP),
+            message.body,
+            self._frame_bytes_max,
+        )
+
+    def _method(self, delivery: Delivery, tag: int) -> bytes:
+        return b"".join(
             (
                 _DELIVER,
                 self.tag,
                 _TAG(tag),
                 b"\x01" if delivery.count else b"\x00",
-                message.destination.amqp_names,
+                delivery.message.destination.amqp_names,
             )
-        )
-        return content_frames(
-            self._number,
-            method,
-            message.header_as(AMQP),
-            message.body,
-            self._frame_bytes_max,
         )

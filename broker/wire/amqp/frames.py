@@ -9,7 +9,7 @@ Tests: tests/unit/broker/wire/amqp/test_frames.py, tests/property/test_amqp_fram
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, final
+from typing import Any, Final, final
 
 from broker.errors import BrokerError, ProtocolViolation, ResourceLimit
 from broker.wire.amqp.values import syntax_error
@@ -397,16 +397,37 @@ def method_frame(channel: int, payload: bytes) -> bytes:
     return _FRAME.pack(METHOD, channel, len(payload)) + payload + END
 
 
-def content_frames(
+def content_pieces(
     channel: int, method: bytes, header: bytes, body: bytes, frame_bytes_max: int
+) -> list[Any]:
+    """The same as `content_frames` for a large body, in pieces that share the body's memory (bytes and memoryviews)."""
+    step = frame_bytes_max - FRAME_OVERHEAD_BYTES
+    view = memoryview(body)
+    pieces: list[Any] = [content_frames(channel, method, header, b"", frame_bytes_max, len(body))]
+    for start in range(0, len(body), step):
+        piece = view[start : start + step]
+        pieces += (_FRAME.pack(BODY, channel, len(piece)), piece, END)
+    return pieces
+
+
+def content_frames(
+    channel: int,
+    method: bytes,
+    header: bytes,
+    body: bytes,
+    frame_bytes_max: int,
+    size_bytes: int | None = None,
 ) -> bytes:
-    """A method with its content: `header` is the property flags and list; the body is cut into frames."""
+    """A method with its content: `header` is the property flags and list; the body is cut into frames.
+
+    `size_bytes` is said to be the body's size if the body follows apart.
+    """
     parts = [
         _FRAME.pack(METHOD, channel, len(method)),
         method,
         END,
         _FRAME.pack(HEADER, channel, len(header) + 12),
-        _CONTENT.pack(_BASIC, 0, len(body)),
+        _CONTENT.pack(_BASIC, 0, len(body) if size_bytes is None else size_bytes),
         header,
         END,
     ]
