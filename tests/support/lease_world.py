@@ -41,7 +41,7 @@ class Rules:
     proves_namespace: bool = True
     wants_beats: bool = True
     faults: tuple[str, ...] = (
-        "kill", "stop", "suspend", "unwritable", "handover", "reboot", "tear", "foreign", "hang",
+        "kill", "stop", "suspend", "unwritable", "handover", "reboot", "tear", "foreign", "hang", "blip",
     )  # fmt: skip
 
     @property
@@ -319,6 +319,8 @@ class Arena:
             victim.process.host.suspend(random.random() * 3 * D)
         elif kind == "unwritable":
             victim.mount.is_writable = False
+        elif kind == "blip":
+            victim.mount.writable_at = self.world.now + random.random() * D
         elif kind == "handover":
             victim.is_asked_to_stop = True
             self.add(random.choice(self.hosts))
@@ -370,6 +372,7 @@ class Arena:
         self.is_calm = True
         for one in self.contenders:
             one.mount.is_writable = True
+            one.mount.writable_at = 0.0
         if all(
             one.process.is_killed or one.is_hung or one.is_asked_to_stop for one in self.contenders
         ):
