@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from broker.core.message import Message
 
 LARGE_BYTES: Final = 1 << 20
-"""Bodies from this size on go out in pieces of their own memory."""
+"""Bodies from this size on go out frame by frame, without being joined."""
 _TAG: Final = Struct(">Q").pack
 _FRAME: Final = Struct(">BHI").pack
 _DELIVER: Final = b"\x00\x3c\x00\x3c"

@@ -87,7 +87,9 @@ class Peer:
         house.turn.add(self.session, self)
 
     def flush(self) -> None:
-        self.raw += b"".join(self.session.output())
+        output = self.session.output()
+        assert all(type(piece) is bytes for piece in output), "Twisted takes nothing else"
+        self.raw += b"".join(output)
 
     @property
     def is_closing(self) -> bool:
