@@ -89,6 +89,7 @@ def verify(folder: str, files: FileSystem | None = None) -> Report:
     for id in layout.segment_ids():
         _verify_segment(layout, id, last_batches.get(id, 0), report)
     if checkpoints:
+        _verify_presence(layout, checkpoints[-1], report)
         _verify_pages(layout, checkpoints[-1], report)
     return report
 
@@ -148,6 +149,17 @@ def _last_batches(checkpoints: list[Checkpoint]) -> dict[int, int]:
         for segment in checkpoint.state.segments.values():
             reached[segment.id] = max(reached.get(segment.id, 0), segment.last_batch)
     return reached
+
+
+def _verify_presence(layout: Layout, newest: Checkpoint, report: Report) -> None:
+    """A segment goes only after a checkpoint that found it dead."""
+    there = set(layout.segment_ids())
+    for figures in newest.state.segments.values():
+        if figures.count and figures.id not in there:
+            path = f"{layout.segments}/{segment_name(figures.id)}"
+            report.damage.append(
+                Corrupt(path, 0, f"the segment is missing, with {figures.count} messages")
+            )
 
 
 def _verify_segment(layout: Layout, id: int, last_batch: int, report: Report) -> None:

@@ -15,6 +15,8 @@ from store.files import FileSystem
 from store.segment import NUMBER_BITS, segment_of_name
 
 FORMAT_NAME: Final = "FORMAT"
+SALVAGE_MARK: Final = "salvage"
+"""Lies in the folder from the begin to the end of a salvage."""
 FORMAT_VERSION: Final = 1
 _FORMAT_WORD: Final = "gridmsg-store"
 
@@ -50,6 +52,10 @@ class Layout:
 
     def check_format(self) -> None:
         """Refuse a folder that is no store of ours, before anything is written to it.  Raises VersionMismatch, Corrupt, StoreError."""
+        if self.files.exists(f"{self.folder}/{SALVAGE_MARK}"):
+            raise StoreError(
+                f"a salvage of {self.folder} was not finished: let it, with `gridmsg store salvage`"
+            )
         if self.files.exists(f"{self.folder}/{FORMAT_NAME}"):
             self.read_store_id()
         elif self.segment_ids() or self.checkpoint_ids():

@@ -166,6 +166,44 @@ class Segment:
         self.file.close()
 
 
+def find_salt(segment: Segment) -> int | None:
+    """Work out the salt of a segment whose header is lost; None unless a batch bears it out.
+
+    A checksum depends on its seed in a way that can be run backwards: each batch that is whole gives the salt, and two that
+    give the same prove it (or the records of one make sense).
+    """
+    offset = SEGMENT_HEADER_BYTES
+    found: list[int] = []
+    while len(found) < 2:
+        raw = segment.file.read(offset, BATCH_HEADER_BYTES)
+        header = decode_header(raw)
+        if header is None or offset + header.total_bytes > segment.size_bytes:
+            break
+        start = offset + BATCH_HEADER_BYTES + header.body_bytes
+        records = segment.file.read(start, header.records_bytes)
+        fields = raw[: BATCH_HEADER_BYTES - _CRC.size]
+        changed = header.crc ^ zlib.crc32(records, zlib.crc32(fields))
+        found.append(_run_back(changed, len(fields) + len(records)))
+        offset += header.total_bytes
+    return found[0] if found and found.count(found[0]) == len(found) else None
+
+
+def _run_back(difference: int, byte_count: int) -> int:
+    """From the difference that two seeds make after some bytes, the difference of the seeds."""
+    by_top = {_step(index) >> 24: (index, _step(index)) for index in range(256)}
+    for _ in range(byte_count):
+        index, entry = by_top[difference >> 24]
+        difference = ((difference ^ entry) << 8 & 0xFFFFFFFF) | index
+    return difference
+
+
+def _step(value: int) -> int:
+    """One byte through the checksum's polynomial."""
+    for _ in range(8):
+        value = value >> 1 ^ (0xEDB88320 if value & 1 else 0)
+    return value
+
+
 def create_segment(
     files: FileSystem,
     folder: str,

@@ -1,4 +1,4 @@
-"""`gridmsg store`: look at a store on disk, without a broker and without changing anything.
+"""`gridmsg store`: look at a store on disk, without a broker; only `salvage` changes anything.
 
 Tests: tests/unit/broker/cli/test_stores.py.
 """
@@ -18,7 +18,7 @@ from broker.cli.base import Failure, Place, json_option, print_json, say, site_o
 
 @click.group()
 def store() -> None:
-    """The store of a stopped broker, on disk: read-only."""
+    """The store of a stopped broker, on disk: all but `salvage` only read."""
 
 
 @store.command(name="stat")
@@ -78,6 +78,66 @@ def store_dump(place: Place) -> None:
     with _store_of(place) as folder:
         for batch in inspect.dump(folder):
             click.echo(json.dumps(batch, ensure_ascii=False, default=_plain))
+
+
+@store.command(name="salvage")
+@site_options
+@json_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def store_salvage(place: Place, as_json: bool, yes: bool) -> int:
+    """Make a sound store of what is intact in a damaged one; the old files go to `quarantine`.
+
+    Needs as much free space as the messages take.  Without an intact checkpoint acknowledged messages may come
+    back.  Status 1 if anything is lost.
+    """
+    from store import salvage
+
+    with _store_of(place) as folder:
+        if not yes:
+            click.confirm(f"Rebuild the store in {folder}?", abort=True)
+        found = salvage.salvage(folder, settings=place.config.store_settings())
+    lost = [
+        {
+            "lane": one.lane,
+            "queue": found.lane_names.get(one.lane, ""),
+            "first": one.first,
+            "last": one.last,
+            "messages": one.count,
+            "file": one.path,
+            "reason": one.reason,
+        }
+        for one in found.losses
+    ]
+    rows = {
+        "messages": found.message_count,
+        "definitions": found.definition_count,
+        "from_checkpoint": found.has_checkpoint,
+        "quarantine": found.quarantine,
+        "damage": [str(one) for one in found.damage],
+        "missing_batches": [list(one) for one in found.missing_batches],
+        "lost": lost,
+    }
+    if as_json:
+        print_json(rows)
+    else:
+        _tell_salvaged(rows, lost)
+    return 1 if lost or found.missing_batches else 0
+
+
+def _tell_salvaged(rows: dict[str, Any], lost: list[dict[str, Any]]) -> None:
+    for text in rows["damage"]:
+        say(f"damaged: {text}")
+    for first, last in rows["missing_batches"]:
+        say(f"batches {first} to {last} are missing: what they said is not known")
+    for one in lost:
+        say(
+            f"lost: {one['messages']} messages of lane {one['lane']} {one['queue']}, "
+            f"positions {one['first']} to {one['last']}: {one['file']}: {one['reason']}"
+        )
+    say(f"saved {rows['messages']} messages and {rows['definitions']} definitions")
+    if not rows["from_checkpoint"]:
+        say("no checkpoint was intact: messages that were acknowledged may have come back")
+    say(f"the old files are in {rows['quarantine']}")
 
 
 @contextmanager
