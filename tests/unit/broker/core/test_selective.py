@@ -130,6 +130,23 @@ def test_taken_from_the_store_and_not_read_again():
     assert house.core.vhost.get("q", True) is None
 
 
+def test_what_is_acknowledged_in_this_turn_is_not_read_again():
+    house = House(SMALL)
+    house.publish(*[f"a{n}" for n in range(8)], "b1", "b2", "a8", "a9")
+    b, subscription = house.subscribe("kind = 'b'")
+    house.core.vhost.unsubscribe(subscription)
+    house.core.broker.acknowledge(list(b.taken))
+    rest, _ = house.subscribe(acks=False)
+    assert names(rest) == " ".join(f"a{n}" for n in range(10)) and house.queue.depth == 0
+
+
+def test_what_was_not_looked_at_keeps_its_place():
+    house = House()
+    house.publish("c1", "a1", "a2", "c2", "a3")
+    house.subscribe("kind = 'a'", credit=1)
+    assert [m.body for _, m, _ in house.queue.peek(9)] == [b"c1", b"a2", b"c2", b"a3"]
+
+
 def test_put_back_from_beyond_the_window_is_given_in_its_place():
     house = House(SMALL)
     house.publish(*[f"a{n}" for n in range(30)], "b1", "a30")
