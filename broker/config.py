@@ -180,6 +180,13 @@ class LimitsSection(Section, frozen=True, kw_only=True):
         Duration, Meta(description="Shortest STOMP heart-beat agreed to.", ge=0.01)
     ] = 0.1
     login_timeout: Annotated[Duration, Meta(description="From connecting to login.", ge=0.1)] = 10.0
+    acknowledgement_timeout: Annotated[
+        Duration,
+        Meta(
+            description="An AMQP delivery unacknowledged for longer closes its channel; 0: never.",
+            ge=0,
+        ),
+    ] = 1800.0
 
 
 class TlsSection(Section, frozen=True, kw_only=True):
@@ -391,6 +398,7 @@ class Config:
             frame_bytes_max=limits.frame_size,
             heartbeat_seconds=limits.heart_beat,
             login_seconds=limits.login_timeout,
+            acknowledgement_seconds=limits.acknowledgement_timeout,
             channel_consumers_max=limits.subscriptions,
             transaction_bytes_max=limits.transaction_size,
         )

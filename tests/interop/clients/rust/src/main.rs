@@ -27,8 +27,8 @@ async fn run(url: &str) -> lapin::Result<()> {
     let mut confirms = Vec::new();
     for n in 0..100 {
         let properties = BasicProperties::default().with_delivery_mode(2).with_content_type(ShortString::from("text/plain"));
-        let publish = channel.basic_publish("", "rust.work", BasicPublishOptions::default(), format!("{n}").as_bytes(), properties);
-        confirms.push(publish.await?);
+        let body = format!("{n}").into_bytes();
+        confirms.push(channel.basic_publish("", "rust.work", BasicPublishOptions::default(), &body, properties).await?);
     }
     let mut all = true;
     for confirm in confirms {
@@ -73,11 +73,11 @@ async fn run(url: &str) -> lapin::Result<()> {
         .await?;
     let back = channel.basic_get("rust.dead", got).await?.expect("the large one");
     expect("five MiB come back", back.delivery.data == large);
-    let returned = channel
+    let returning = channel
         .basic_publish("", "rust.nowhere", BasicPublishOptions { mandatory: true, ..Default::default() }, b"x", BasicProperties::default())
         .await?
         .await?;
-    expect("unroutable is returned", returned.take_message().is_some());
+    expect("unroutable is returned", returning.take_message().is_some());
     for name in ["rust.work", "rust.dead"] {
         channel.queue_delete(name, QueueDeleteOptions::default()).await?;
     }
