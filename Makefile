@@ -27,8 +27,11 @@ test: .venv/.developer lint
 check: .venv/.developer lint
 	$(BIN)/python -m pytest -q -m "not slow and not interop and not crash" tests/house tests/unit tests/property
 
+# The long forms: kills, failovers, full disks, simulated crashes and 100,000 records, as the issues promise them.
 slow: .venv/.developer
-	$(BIN)/python -m pytest -q -m slow
+	GRIDMSG_SLOW=1 GRIDMSG_CRASH_ROUNDS=20 GRIDMSG_KILL_ROUNDS=100 GRIDMSG_FAILOVERS=200 GRIDMSG_FULL_SECONDS=10 \
+	GRIDMSG_LEASE_SEEDS=20000 $(BIN)/python -m pytest -q -p no:randomly tests/crash tests/sim \
+	    tests/e2e/test_summaries.py tests/interop/test_replay_site.py tests/interop/test_rabbitmq_site.py
 
 bench: .venv/.developer
 	$(BIN)/gridmsg bench
