@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -498,11 +497,9 @@ def _listeners(
         rows = [
             ListenerSection(protocol="amqp"),
             ListenerSection(protocol="stomp"),
+            ListenerSection(protocol="websocket"),
             ListenerSection(protocol="management"),
         ]
-        if find_spec("wsproto") is not None:
-            # TODO(4): without asking, once wsproto is among the dependencies.
-            rows.insert(2, ListenerSection(protocol="websocket"))
     listeners = []
     for index, row in enumerate(rows):
         try:
