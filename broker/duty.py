@@ -53,6 +53,8 @@ class Duty:
     def start(self) -> None:
         """Serve, or stand by if another owns the store.  Raises StartFailed, StoreError with nothing left open."""
         self._check_folder()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._reactor.callFromThread(self.stop))
         lease = None
         if self._config.failover.locker != "none":
             self._failover = self._make_failover()
@@ -66,8 +68,6 @@ class Duty:
             self._serve_now(lease)
         else:
             self._stand_by()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._reactor.callFromThread(self.stop))
 
     def _check_folder(self) -> None:
         folder = self._config.broker_folder
@@ -176,7 +176,8 @@ class Duty:
         failover.opened(server.prod_store)
         try:
             server.serve()
-        except (StartFailed, StoreError, OSError) as error:
+        except Exception as error:
+            log.debug("the core could not be rebuilt", exc_info=True)
             self._server = None
             with contextlib.suppress(StoreError, OSError):
                 server.abandon()
@@ -197,6 +198,12 @@ class Duty:
                 self.stop()
                 return
             self._reactor.callLater(LISTEN_AGAIN_SECONDS, self._listen, server, deadline)
+            return
+        except Exception:
+            # Owning the store and serving nobody would be the worst of all.
+            log.exception("the broker cannot serve, stopping")
+            self.exit_status = 1
+            self.stop()
             return
         self._serving(server)
 

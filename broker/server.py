@@ -348,6 +348,7 @@ class Server:
         for listener, port in self._listening():
             if listener.protocol != "management":
                 port.stopListening()
+        self._ports.clear()
 
     def _wait_for_connections(self, deadline: float, gone: Callable[[], None]) -> None:
         if self._connections and self._reactor.seconds() < deadline:
@@ -376,9 +377,11 @@ class Server:
             with contextlib.suppress(Exception):
                 transport: Any = connection.transport
                 transport.getHandle().shutdown(socket.SHUT_RDWR)
-        for _, port in self._listening():
-            with contextlib.suppress(Exception):
-                port.socket.shutdown(socket.SHUT_RDWR)
+        for listener, port in self._listening():
+            # The management listener outlives an ownership.
+            if listener.protocol != "management":
+                with contextlib.suppress(Exception):
+                    port.socket.shutdown(socket.SHUT_RDWR)
 
     def close_store(self) -> None:
         """Write what waits, checkpoint, release; in any thread.  Raises StoreError, OSError."""
@@ -388,8 +391,7 @@ class Server:
     def abandon(self) -> None:
         """Undo a start that failed.  Raises StoreError, OSError."""
         self._is_stopping = True
-        for _, port in self._listening():
-            port.stopListening()
+        self._stop_listening()
         self.close_store()
 
     # For status and management

@@ -26,8 +26,9 @@ class SwitchFactory(Factory):
     def switch(self, target: Factory) -> None:
         """Pass new connections to another factory from now on, and drop those of the former one."""
         for protocol in list(self._made):
-            if protocol.transport is not None:
-                protocol.transport.abortConnection()
+            transport = getattr(protocol, "transport", None)
+            if transport is not None:
+                transport.abortConnection()
         self._made.clear()
         former, self._target = self._target, target
         target.noisy = False

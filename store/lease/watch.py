@@ -1,7 +1,8 @@
 """When another's lease may be taken: judged by how long its counter stood still on our own clock.
 
 Pure.  Clocks of two hosts are never compared.  The time that counts is from *after* the first read of a counter to
-*before* the last one.  Tests: tests/unit/store/lease/test_watch.py, tests/sim/test_lease.py.
+*before* the last one.  A torn block is no renewal, but who had looked away cannot know how many came before it: it counts
+from when it was first seen torn.  Tests: tests/unit/store/lease/test_watch.py, tests/sim/test_lease.py.
 """
 
 from __future__ import annotations
@@ -57,7 +58,15 @@ class Verdict(enum.Enum):
 class Watch:
     """Follows the newest lease."""
 
-    __slots__ = ("_counter", "_drift", "_duration_seconds", "_epoch", "_own_seconds", "_since")
+    __slots__ = (
+        "_counter",
+        "_drift",
+        "_duration_seconds",
+        "_epoch",
+        "_own_seconds",
+        "_since",
+        "_torn_since",
+    )
 
     def __init__(self, own_duration_seconds: float, drift: float) -> None:
         self._own_seconds = own_duration_seconds
@@ -66,11 +75,12 @@ class Watch:
         self._counter: tuple[str, int] | None = None
         self._duration_seconds = own_duration_seconds
         self._since = 0.0
+        self._torn_since: float | None = None
 
     @property
     def since(self) -> float:
-        """When the counter was first seen at its present value."""
-        return self._since
+        """When the counter was first seen at its present value, or torn."""
+        return self._since if self._torn_since is None else self._torn_since
 
     @property
     def patience_seconds(self) -> float:
@@ -86,6 +96,7 @@ class Watch:
             self._counter = None
             self._duration_seconds = self._own_seconds
             self._since = sight.returned_at
+            self._torn_since = None
         block = sight.block
         if block is not None:
             if block.is_released:
@@ -95,10 +106,14 @@ class Watch:
             if block.duration_seconds:
                 self._duration_seconds = block.duration_seconds
         renewed = sight.file.renewed if sight.file is not None else None
-        # A torn block is no news.
-        if renewed is not None and (renewed.claim, renewed.counter) != self._counter:
-            self._counter = (renewed.claim, renewed.counter)
-            self._since = sight.returned_at
-        if sight.started_at - self._since >= self.patience_seconds:
+        if renewed is None:
+            if self._torn_since is None:
+                self._torn_since = sight.returned_at
+        else:
+            self._torn_since = None
+            if (renewed.claim, renewed.counter) != self._counter:
+                self._counter = (renewed.claim, renewed.counter)
+                self._since = sight.returned_at
+        if sight.started_at - self.since >= self.patience_seconds:
             return Verdict.EXPIRED
         return Verdict.HELD

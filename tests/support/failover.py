@@ -1,0 +1,249 @@
+"""Two real brokers on one store, a publisher that accounts for each confirm, and a look at what is left.
+
+The publisher speaks STOMP over plain sockets, goes through the brokers' addresses like any client, and sends again what was not
+confirmed; each message carries its number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tests.support.site import ROOT, free_offset
+
+QUEUE = "/queue/failover"
+
+
+class Node:
+    """One broker process of the pair, started anew as needed."""
+
+    def __init__(self, folder: Path, name: str, data: Path, config: str) -> None:
+        self.name = name
+        self.offset = free_offset()
+        self.log = folder / f"{name}.log"
+        self.data = data
+        self.config = folder / f"{name}.toml"
+        self.config.write_text(config)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def stomp(self) -> int:
+        return 61613 + self.offset
+
+    def start(self) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "broker", "broker", "run", "--data", str(self.data)]
+                + ["--config", str(self.config), "--port-offset", str(self.offset)],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+            )
+
+    def send_signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def health(self) -> dict[str, object]:
+        """What /health/ready says; empty when nobody answers."""
+        url = f"http://127.0.0.1:{15672 + self.offset}/health/ready"
+        try:
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return json.load(error)
+        except OSError:
+            return {}
+
+    def listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.stomp), 1):
+            return True
+        return False
+
+
+class Pair:
+    """Two brokers on one store."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.data = folder / "shared"
+        self.nodes = [Node(folder, name, self.data, config) for name in ("a", "b")]
+
+    def active(self, timeout_s: float = 20.0) -> Node:
+        """Wait until one of them is active."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            for node in self.nodes:
+                if node.is_alive() and node.health().get("role") == "active":
+                    return node
+            time.sleep(0.02)
+        raise AssertionError(f"nobody is active\n{self.logs()}")
+
+    def other(self, node: Node) -> Node:
+        return self.nodes[1 - self.nodes.index(node)]
+
+    def wait_for_role(self, node: Node, role: str, timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while node.health().get("role") != role:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{node.name} is not {role}: {node.health()}\n{self.logs()}")
+            time.sleep(0.02)
+
+    def lease_files(self) -> list[Path]:
+        return sorted((self.data / "broker" / "lease").glob("epoch-*"))
+
+    def logs(self) -> str:
+        return "\n".join(
+            f"--- {node.name}\n" + node.log.read_text(errors="replace")[-4000:]
+            for node in self.nodes
+            if node.log.exists()
+        )
+
+    def close(self) -> None:
+        for node in self.nodes:
+            if node.is_alive():
+                node.send_signal(signal.SIGCONT)
+                node.kill()
+
+
+class Stomp:
+    """A STOMP connection on a plain socket."""
+
+    def __init__(self, port: int, timeout_s: float = 2.0) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout_s)
+        self.socket.settimeout(timeout_s)
+        self._rest = b""
+        self.send(
+            b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\nheart-beat:0,0\n\n"
+        )
+        assert self.frame().startswith(b"CONNECTED")
+
+    def send(self, frame: bytes) -> None:
+        self.socket.sendall(frame + b"\0")
+
+    def frame(self) -> bytes:
+        """The next frame, without its end."""
+        while b"\0" not in self._rest:
+            chunk = self.socket.recv(1 << 16)
+            if not chunk:
+                raise ConnectionError("the broker closed the connection")
+            self._rest += chunk
+        frame, _, self._rest = self._rest.partition(b"\0")
+        return frame.lstrip(b"\n")
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Publisher(threading.Thread):
+    """Publishes numbered messages, `window` at a time, and notes which were confirmed, when, and by which port."""
+
+    def __init__(self, ports: list[int], name: str, window: int = 20) -> None:
+        super().__init__(daemon=True)
+        self.ports = ports
+        self.label = name
+        self.window = window
+        self.confirmed: dict[int, tuple[float, int]] = {}
+        self.unconfirmed: set[int] = set()
+        self.sent_again: set[int] = set()
+        self.is_stopped = threading.Event()
+
+    def run(self) -> None:
+        at = number = 0
+        while not self.is_stopped.is_set():
+            port = self.ports[at % len(self.ports)]
+            at += 1
+            try:
+                connection = Stomp(port)
+            except (OSError, AssertionError):
+                time.sleep(0.01)
+                continue
+            with contextlib.suppress(OSError), contextlib.closing(connection):
+                number = self._publish(connection, port, number)
+
+    def _publish(self, connection: Stomp, port: int, number: int) -> int:
+        waiting: set[int] = set()
+        again = sorted(self.unconfirmed)
+        self.sent_again.update(again)
+        while not self.is_stopped.is_set():
+            while len(waiting) < self.window:
+                if again:
+                    one = again.pop(0)
+                else:
+                    one = number
+                    number += 1
+                self.unconfirmed.add(one)
+                waiting.add(one)
+                body = b"%s:%d" % (self.label.encode(), one)
+                try:
+                    connection.send(
+                        b"SEND\ndestination:%s\npersistent:true\nreceipt:%d\n\n%s"
+                        % (QUEUE.encode(), one, body)
+                    )
+                except OSError:
+                    return number
+            try:
+                frame = connection.frame()
+            except OSError:
+                return number
+            if frame.startswith(b"RECEIPT\n"):
+                one = int(frame.split(b"receipt-id:")[1].split(b"\n")[0])
+                waiting.discard(one)
+                self.unconfirmed.discard(one)
+                self.confirmed[one] = (time.monotonic(), port)
+        return number
+
+
+def drain(port: int, quiet_s: float = 0.7) -> list[tuple[bytes, bool]]:
+    """Take all messages: (body, whether it was marked redelivered)."""
+    connection = Stomp(port)
+    connection.send(b"SUBSCRIBE\nid:1\ndestination:%s\nack:auto\n\n" % QUEUE.encode())
+    connection.socket.settimeout(quiet_s)
+    found = []
+    try:
+        while True:
+            frame = connection.frame()
+            if frame.startswith(b"MESSAGE"):
+                head, _, body = frame.partition(b"\n\n")
+                found.append((body, b"redelivered:true" in head))
+    except OSError:
+        connection.close()
+    return found
+
+
+def first_delivery_seconds(port: int, since: float, timeout_s: float = 30.0) -> float:
+    """Seconds from `since` to the first message that a consumer gets at the port."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            connection = Stomp(port)
+            connection.send(
+                b"SUBSCRIBE\nid:1\ndestination:%s\nack:client\nprefetch-count:1\n\n"
+                % QUEUE.encode()
+            )
+            while not connection.frame().startswith(b"MESSAGE"):
+                pass
+        except (OSError, AssertionError):
+            time.sleep(0.005)
+            continue
+        found = time.monotonic() - since
+        connection.close()
+        return found
+    raise AssertionError("no delivery")
