@@ -22,7 +22,8 @@ from store.errors import Fenced, StoreError
 from store.files import RealFiles
 from store.layout import Layout
 from store.lease.directory import DirectoryLocker, Terms
-from store.lease.host import RealHost
+from store.lease.host import RealHost, boot_seconds
+from store.lease.survey import fitting_margin, look_at_mount, objections, try_folder, warnings
 
 if TYPE_CHECKING:
     from broker.config import Config, Listener
@@ -47,6 +48,7 @@ class Duty:
         self._server: Server | None = None
         self._failover: Failover | None = None
         self._kept: dict[int, Any] = {}
+        self._warnings: list[str] = []
         self._is_stopping = False
         self.exit_status = 0
 
@@ -57,8 +59,8 @@ class Duty:
             signal.signal(number, lambda *_: self._reactor.callFromThread(self.stop))
         lease = None
         if self._config.failover.locker != "none":
-            self._failover = self._make_failover()
             try:
+                self._failover = self._make_failover()
                 lease = self._failover.claim_at_once()
             except OSError as error:
                 raise StartFailed(
@@ -84,11 +86,11 @@ class Duty:
 
     def _make_failover(self) -> Failover:
         settings = self._config.failover
-        margin = settings.margin or settings.lease * max(0.1, settings.drift)
-        terms = Terms(settings.lease, margin, settings.drift)
+        terms = fitting_margin(Terms(settings.lease, settings.margin, settings.drift))
         layout = Layout(RealFiles(), str(self._config.broker_folder))
         layout.make_folders()
         layout.check_format()
+        self._survey(layout, terms)
         host = RealHost() if settings.prove_death else RealHost(boot_id="")
         locker = DirectoryLocker(
             layout.files,
@@ -105,6 +107,22 @@ class Duty:
             locker, terms, self._reactor.callFromThread, self._won, self._closed, self._cut
         )
 
+    def _survey(self, layout: Layout, terms: Terms) -> None:
+        """Try what the lease needs of the folder; raises StartFailed with what it cannot do."""
+        trial = try_folder(layout.files, layout.lease, boot_seconds)
+        found = objections(terms)
+        if trial.missing:
+            found.append(
+                f"the file system of {layout.folder} cannot do {', '.join(trial.missing)}: with one broker only, "
+                'say locker = "none"'
+            )
+        if found:
+            raise StartFailed(f"[failover] {'; '.join(found)}")
+        mount = look_at_mount(layout.files, layout.folder)
+        self._warnings = warnings(terms, mount, trial)
+        for text in self._warnings:
+            log.warning("failover: %s", text)
+
     # Serving
 
     def _make_server(self, lease: Lease | None) -> Server:
@@ -115,7 +133,7 @@ class Duty:
             lease,
             is_open=failover.is_open if failover is not None else None,
             on_failed=self._store_failed,
-            describe_failover=failover.describe if failover is not None else dict,
+            describe_failover=self._describe_failover,
         )
         self._server = server
         return server
@@ -332,9 +350,14 @@ class Duty:
             if path.read_text().strip() == str(os.getpid()):
                 path.unlink()
 
+    def _describe_failover(self) -> dict[str, Any]:
+        described = self._failover.describe() if self._failover is not None else {}
+        described["warnings"] = self._warnings
+        return described
+
     def describe(self) -> dict[str, Any]:
         """What a standby shows."""
-        described = self._failover.describe() if self._failover is not None else {}
+        described = self._describe_failover()
         if self._is_stopping:
             described["role"] = "stopping"
         return {
