@@ -498,6 +498,11 @@ class Queue:
                     insort(lane.ready, delivery, key=_position)
             else:
                 lane.ready = deque(sorted([*returned, *lane.ready], key=_position))
+        if not self.has_expiry:
+            # It may have been the only one that expires, and gone from here while it was in a consumer's hands.
+            self.has_expiry = any(
+                delivery.message.expires_at for returned in lanes.values() for delivery in returned
+            )
         if self.has_expiry:
             self.broker.watch(self, self.broker.now_ms)
         if self.is_bounded:

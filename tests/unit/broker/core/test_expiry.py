@@ -54,6 +54,21 @@ def test_a_message_behind_a_living_head_expires_when_it_becomes_the_head() -> No
     assert core.vhost.queues["d"].depth == 1
 
 
+def test_what_comes_back_expired_from_a_consumer_is_not_delivered_again() -> None:
+    core = Core()
+    core.vhost.declare_queue("q")
+    core.publish("", "q", b"m", expiration="100")
+    subscription, sink = core.subscribe("q")
+    core.turn()
+    tick(core, 0.2)
+    core.vhost.unsubscribe(subscription)
+    core.broker.release(sink.taken)
+    _, again = core.subscribe("q")
+    tick(core)
+    assert again.bodies() == []
+    assert core.vhost.queues["q"].depth == 0
+
+
 def test_a_flood_of_expired_messages_takes_many_short_turns() -> None:
     core = Core(CoreLimits(window_bytes=1 << 20, window_count=1000))
     core.vhost.declare_queue("d", durable=True)
