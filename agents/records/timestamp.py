@@ -47,6 +47,19 @@ def parse_time(value: object) -> datetime | None:
     """Return a time of a record in UTC, or None where there is none or it cannot be read."""
     if not isinstance(value, str):
         return None
+    if (
+        len(value) == 20
+        and value[19] == "Z"
+        and value[10] == "T"
+        and value[4] == value[7] == "-"
+        and value[13] == ":"
+        and "W" not in value
+    ):
+        # The common case, a tenth of the cost; what it does not take is looked at below.
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            return None
     moment = _parsed(value.strip())
     try:
         return None if moment is None else moment.astimezone(UTC)
@@ -61,7 +74,9 @@ def time_text(moment: datetime) -> str:
 
 def precise_text(moment: datetime) -> str:
     """Return a moment as `2016-05-27T22:44:08.000Z`."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _parsed(text: str) -> datetime | None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from agents.errors import BadRecord
+from agents.records import timestamp
 from agents.records.timestamp import normal_time, parse_time, precise_text, time_text
 
 
@@ -57,3 +58,22 @@ def test_texts_of_a_moment():
     moment = datetime(2016, 5, 27, 20, 44, 8, 123456, tzinfo=UTC)
     assert time_text(moment) == "2016-05-27T20:44:08Z"
     assert precise_text(moment) == "2016-05-27T20:44:08.123Z"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2016-05-27T22:44:08Z",
+        "2016-13-27T22:44:08Z",
+        "2016-05-27 22:44:08Z",
+        "2016-W21-5T22:44:08Z",
+        "2016-05-27T24:00:00Z",
+        "2016-05-27T22:44:60Z",
+        "2016-05-27T22:44:0xZ",
+        "20160527T224408.123Z",
+        "2016-05-27T22:44+02Z",
+    ],
+)
+def test_the_quick_way_takes_what_the_pattern_takes(text: str) -> None:
+    """Texts of twenty characters that end in Z: read quickly or refused exactly as the pattern has it."""
+    assert timestamp.parse_time(text) == timestamp._parsed(text)
