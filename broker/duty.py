@@ -15,7 +15,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final, final
 
-from broker.failover import Failover
+from broker.failover import Failover, Locker
 from broker.net.switch import SwitchFactory
 from broker.server import Server, StartFailed, listen, secured
 from store.errors import Fenced, StoreError
@@ -92,7 +92,7 @@ class Duty:
         layout.check_format()
         self._survey(layout, terms)
         host = RealHost() if settings.prove_death else RealHost(boot_id="")
-        locker = DirectoryLocker(
+        directory = DirectoryLocker(
             layout.files,
             layout.lease,
             host,
@@ -103,6 +103,14 @@ class Duty:
             ),
             make_room=layout.give_up_reserve,
         )
+        locker: Locker = directory
+        if settings.locker == "postgresql":
+            from store.lease.postgresql import PostgresqlLocker, load_psycopg
+
+            load_psycopg()
+            locker = PostgresqlLocker(
+                settings.postgresql, settings.name, terms, host, directory, boot_seconds
+            )
         return Failover(
             locker, terms, self._reactor.callFromThread, self._won, self._closed, self._cut
         )

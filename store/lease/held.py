@@ -87,6 +87,10 @@ class Lease:
         duration = self.block.duration_seconds
         return started_at + duration - self._margin_seconds if duration else math.inf
 
+    def write_to(self, make: Callable[[Ledger], Ledger]) -> None:
+        """Write renewals to what `make` makes of the ledger so far; before the first one."""
+        self._ledger = make(self._ledger)
+
     def check(self) -> None:
         """Pass both fences, or raise Fenced; OSError when the lookup gets no answer."""
         if self._ledger.is_superseded():

@@ -13,32 +13,6 @@ from typing import final
 from store.lease.block import Block, LeaseFile
 
 
-@final
-class Sight:
-    """What one look at the newest lease saw, and when it began and ended on our clock."""
-
-    __slots__ = ("epoch", "file", "is_proved_dead", "returned_at", "started_at")
-
-    def __init__(
-        self,
-        epoch: int,
-        file: LeaseFile | None,
-        is_proved_dead: bool,
-        started_at: float,
-        returned_at: float,
-    ) -> None:
-        self.epoch = epoch
-        self.file = file
-        self.is_proved_dead = is_proved_dead
-        self.started_at = started_at
-        self.returned_at = returned_at
-
-    @property
-    def block(self) -> Block | None:
-        """The best that is known of the owner."""
-        return self.file.latest if self.file is not None else None
-
-
 class Verdict(enum.Enum):
     """Whether the lease may be claimed, and why."""
 
@@ -52,6 +26,35 @@ class Verdict(enum.Enum):
     def is_claimable(self) -> bool:
         """Everything but HELD."""
         return self is not Verdict.HELD
+
+
+@final
+class Sight:
+    """What one look at the newest lease saw, and when it began and ended on our clock."""
+
+    __slots__ = ("epoch", "file", "is_proved_dead", "returned_at", "started_at", "verdict")
+
+    def __init__(
+        self,
+        epoch: int,
+        file: LeaseFile | None,
+        is_proved_dead: bool,
+        started_at: float,
+        returned_at: float,
+        verdict: Verdict | None = None,
+    ) -> None:
+        # A locker with a clock of its own has judged already.
+        self.verdict = verdict
+        self.epoch = epoch
+        self.file = file
+        self.is_proved_dead = is_proved_dead
+        self.started_at = started_at
+        self.returned_at = returned_at
+
+    @property
+    def block(self) -> Block | None:
+        """The best that is known of the owner."""
+        return self.file.latest if self.file is not None else None
 
 
 @final
@@ -98,6 +101,9 @@ class Watch:
             self._since = sight.returned_at
             self._torn_since = None
         block = sight.block
+        if sight.verdict is not None:
+            self._note(sight)
+            return sight.verdict
         if block is not None:
             if block.is_released:
                 return Verdict.RELEASED
@@ -105,6 +111,13 @@ class Watch:
                 return Verdict.DEAD
             if block.duration_seconds:
                 self._duration_seconds = block.duration_seconds
+        self._note(sight)
+        if sight.started_at - self.since >= self.patience_seconds:
+            return Verdict.EXPIRED
+        return Verdict.HELD
+
+    def _note(self, sight: Sight) -> None:
+        """Note since when the counter has its value, or is torn."""
         renewed = sight.file.renewed if sight.file is not None else None
         if renewed is None:
             if self._torn_since is None:
@@ -114,6 +127,3 @@ class Watch:
             if (renewed.claim, renewed.counter) != self._counter:
                 self._counter = (renewed.claim, renewed.counter)
                 self._since = sight.returned_at
-        if sight.started_at - self.since >= self.patience_seconds:
-            return Verdict.EXPIRED
-        return Verdict.HELD

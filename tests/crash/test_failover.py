@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.failover import Node, Pair, Publisher, drain, first_delivery_seconds
+from tests.support.failover import Pair, Publisher, drain, first_delivery_seconds
 
 pytestmark = pytest.mark.crash
 
@@ -30,11 +30,17 @@ CHATTR = shutil.which("chattr")
 
 
 @pytest.fixture
-def make_pair(tmp_path: Path) -> Iterator:
+def locker_config() -> str:
+    """Lines of [failover] beyond the lease; test_failover_postgresql.py has another."""
+    return ""
+
+
+@pytest.fixture
+def make_pair(tmp_path: Path, locker_config: str) -> Iterator:
     made: list[Pair] = []
 
     def make(config: str) -> Pair:
-        pair = Pair(tmp_path, config)
+        pair = Pair(tmp_path, config + locker_config)
         made.append(pair)
         pair.nodes[0].start()
         pair.active()
@@ -98,10 +104,6 @@ def assert_one_owner_at_a_time(load: Load, changes_max: int) -> None:
     rows = sorted(row for one in load.publishers for row in one.confirmed.values())
     changes = sum(1 for a, b in zip(rows, rows[1:], strict=False) if a[1] != b[1])
     assert changes <= changes_max, f"{changes} changes of the confirming broker"
-
-
-def kill(pair: Pair, victim: Node) -> None:
-    victim.kill()
 
 
 def test_after_kill_9_on_the_same_host_the_standby_delivers_within_a_second(make_pair):
