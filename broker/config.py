@@ -57,6 +57,13 @@ class BrokerSection(Section, frozen=True, kw_only=True):
     window_size: Annotated[
         Size, Meta(description="Bodies a queue keeps in memory; more lies on disk only.", ge=65536)
     ] = 8 << 20
+    memory_limit: Annotated[
+        Size,
+        Meta(
+            description="What messages may take in memory, all queues together; over it publishers wait.",
+            ge=1 << 20,
+        ),
+    ] = 256 << 20
     window_messages: Annotated[
         Count, Meta(description="Messages a queue keeps in memory; more lie on disk only.", ge=100)
     ] = 20_000
@@ -96,6 +103,9 @@ class StoreSection(Section, frozen=True, kw_only=True):
         Count, Meta(description="Journal records between two checkpoints.")
     ] = 25_000
     cache_size: Annotated[Size, Meta(description="Index pages kept in memory.")] = 4 << 20
+    compact_size: Annotated[
+        Size, Meta(description="Segments that together take less are not compacted.")
+    ] = 128 << 20
     reserve_size: Annotated[
         Size, Meta(description="Space kept for finishing what was begun when the disk is full.")
     ] = 40 << 20
@@ -345,6 +355,7 @@ class Config:
     def core_limits(self) -> CoreLimits:
         """Bounds of the core."""
         return CoreLimits(
+            memory_bytes=self.broker.memory_limit,
             window_bytes=self.broker.window_size,
             window_count=self.broker.window_messages,
             names_max=self.broker.names_max,
@@ -365,6 +376,7 @@ class Config:
             free_bytes_min=self.broker.disk_reserve,
             free_bytes_resume=self.broker.disk_reserve + self.broker.disk_reserve // 4,
             reserve_bytes=self.store.reserve_size,
+            compact_bytes_min=self.store.compact_size,
         )
 
     def stomp_limits(self, listener: Listener) -> StompLimits:

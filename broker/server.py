@@ -22,7 +22,7 @@ from broker.core.broker import Broker
 from broker.core.destination import AddressTable
 from broker.errors import BrokerError
 from broker.net.checks import Checks
-from broker.net.connection import BLOCKED_REASON, Connection, SessionFactory
+from broker.net.connection import Connection, SessionFactory
 from broker.net.late import LateFactory
 from broker.net.listener import ConnectionFactory
 from broker.net.switch import SwitchFactory
@@ -126,6 +126,7 @@ class Server:
         self._checks = Checks(reactor.callFromThread)
         self._is_stopping = False
         self._late: LateFactory | None = None
+        self._told_reason: str | None = None
         self._recovered: Recovered | None = None
         self._store = Journal(str(config.broker_folder), config.store_settings(), lease=lease)
         self.is_open = False
@@ -272,13 +273,21 @@ class Server:
         self._turn.on_durable(commit)
 
     def _blocked(self, is_blocked: bool) -> None:
+        self._tell_blocked()
+
+    def _tell_blocked(self) -> None:
+        """Tell publishers to wait, or to go on, when that has changed."""
+        reason = self._broker.blocked_reason
+        if (reason is None) == (self._told_reason is None):
+            return
         log.warning(
             "publishers %s: %s",
-            "blocked" if is_blocked else "unblocked",
-            self._store.stat().get("blocked_reason", "store"),
+            "may go on" if reason is None else "wait",
+            self._told_reason if reason is None else reason,
         )
+        self._told_reason = reason
         for connection in list(self._connections):
-            connection.set_blocked(BLOCKED_REASON if is_blocked else None)
+            connection.set_blocked(reason)
 
     def _failed(self, error: BaseException) -> None:
         log.critical(
@@ -317,6 +326,8 @@ class Server:
         if self._broker.needs_ticks:
             self._broker.tick()
             self._turn.schedule()
+        if self._broker.memory.look():
+            self._tell_blocked()
         self._reactor.callLater(TICK_SECONDS, self._tick)
 
     def _listening(self) -> list[tuple[Listener, Any]]:
@@ -422,7 +433,13 @@ class Server:
                 }
                 for connection in self._connections
             ],
-            "is_blocked": self._store.is_blocked,
+            "is_blocked": self._broker.blocked_reason is not None,
+            "blocked_reason": self._broker.blocked_reason or "",
+            "memory": {
+                "used_bytes": self._broker.memory.used_bytes,
+                "limit_bytes": self._broker.memory.limit_bytes,
+                "window_bytes": self._broker.memory.window_bytes,
+            },
             "store": self._store.stat(),
             "failover": self._describe_failover(),
         }

@@ -182,7 +182,8 @@ def status_lines(overview: dict[str, Any], queues: list[dict[str, Any]]) -> list
         f"holds      {totals.get('connections', 0)} connections, {totals.get('consumers', 0)} consumers, "
         f"{totals.get('queues', 0)} queues, {totals.get('exchanges', 0)} exchanges"
     )
-    alarms = ["publishers are blocked: the store waits for space"] if site.get("is_blocked") else []
+    reason = site.get("blocked_reason") or "the store waits for space"
+    alarms = [f"publishers are blocked: {reason}"] if site.get("is_blocked") else []
     lines.append(f"alarms     {'; '.join(alarms) if alarms else 'none'}")
     letters = next((one["messages"] for one in queues if one["name"] == "dead-letter"), 0)
     lines.append(f"letters    {letters} dead" + (" (`gridmsg deadletter list`)" if letters else ""))

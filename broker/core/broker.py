@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 from broker.core.deadlines import Deadlines
 from broker.core.delay import Delays
 from broker.core.destination import AddressTable
+from broker.core.memory import MemoryBudget
 from broker.core.queue import Lane, Queue
 from broker.core.vhost import Vhost
 from broker.errors import NotFound
@@ -44,9 +45,11 @@ class CoreLimits:
     """Bounds of the core.
 
     `window_bytes` and `window_count`: bodies and messages that a queue keeps in memory; more lies on disk only.
+    `memory_bytes`: what all messages together may take in memory.
     `names_max`: queues, exchanges, or bindings of one exchange, in a vhost.
     """
 
+    memory_bytes: int = 256 << 20
     window_bytes: int = 8 << 20
     window_count: int = 20_000
     names_max: int = 100_000
@@ -83,7 +86,17 @@ class Broker:
         self._owned: dict[object, list[Queue]] = {}
         self._sinks: dict[Sink, dict[Subscription, None]] = {}
         self.delays = Delays(self)
+        self.memory = MemoryBudget(
+            self.limits.memory_bytes, self.limits.window_bytes, self.limits.window_count
+        )
         self.vhosts: dict[str, Vhost] = {"/": Vhost(self, "/", self.addresses)}
+
+    @property
+    def blocked_reason(self) -> str | None:
+        """Why publishers must wait, in RabbitMQ's words; None: they need not."""
+        if self.store.is_blocked:
+            return "low on memory & disk" if self.memory.is_alarmed else "low on disk"
+        return "low on memory" if self.memory.is_alarmed else None
 
     @property
     def has_changes(self) -> bool:

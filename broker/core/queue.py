@@ -104,6 +104,7 @@ class Queue:
         "vhost",
         "was_consumed",
         "window_bytes",
+        "window_count",
     )
 
     def __init__(
@@ -142,7 +143,8 @@ class Queue:
         self.has_expiry = settings.message_ttl_ms is not None
         self.is_bounded = settings.length_max is not None or settings.bytes_max is not None
         self.unused_since_ms = self.broker.now_ms
-        self.window_bytes = self.broker.limits.window_bytes
+        self.window_bytes = self.broker.memory.window_bytes
+        self.window_count = self.broker.memory.window_count
         self._turn = 0
 
     # What it holds
@@ -197,7 +199,7 @@ class Queue:
         if (
             lane.paged_count
             or lane.bytes > self.window_bytes
-            or len(lane.ready) >= self.broker.limits.window_count
+            or len(lane.ready) >= self.window_count
         ):
             if not lane.paged_count:
                 lane.paged_from = position
@@ -207,6 +209,8 @@ class Queue:
         else:
             if is_stored:
                 self.broker.unit.published.append((message, lane.number, position))
+            if not lane.ready:
+                self.broker.memory.resident[self] = None
             lane.ready.append(Delivery(self, lane, position, message, is_stored, 0))
             lane.bytes += len(message.body)
         if not self.is_touched and self.subscriptions:
@@ -384,10 +388,10 @@ class Queue:
         """Read the next window of the backlog from the store; False: nothing can be had now."""
         if not lane.paged_count:
             return False
-        limits = self.broker.limits
         rows = self.broker.store.read(
-            lane.number, lane.paged_from, limits.window_count // 4, self.window_bytes // 4
+            lane.number, lane.paged_from, self.window_count // 4, self.window_bytes // 4
         )
+        self.broker.memory.resident[self] = None
         if not rows:
             if not self.broker.unit:
                 # Nothing on disk and nothing on its way there: the count was wrong (transient leftovers of a restart).
@@ -491,6 +495,7 @@ class Queue:
                 if not returned:
                     continue
             lane.bytes += sum(len(delivery.message.body) for delivery in returned)
+            self.broker.memory.resident[self] = None
             if not lane.ready or returned[-1].position < lane.ready[0].position:
                 lane.ready.extendleft(reversed(returned))
             elif len(returned) < 8:

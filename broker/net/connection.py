@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 SessionFactory = Callable[[str, bool, "Wake"], "Session"]
 """Makes a session from the peer's address, whether it is a loopback one, and the wake call."""
-BLOCKED_REASON = "low on disk"
 UNSENT_BYTES_MAX = 8 << 20
 """Replies that may wait for a peer that does not read; beyond, it is not read from either."""
 LINGER_SECONDS = 5.0
@@ -104,8 +103,9 @@ class Connection(Protocol):
         self._turn.wake(session)
         if not self.is_publisher and broker.metrics.published_count != before:
             self.is_publisher = True
-            if broker.store.is_blocked:
-                self.set_blocked(BLOCKED_REASON)
+            reason = broker.blocked_reason
+            if reason is not None:
+                self.set_blocked(reason)
         if session.is_holding:
             self._hold("session")
         self._arm()

@@ -228,7 +228,7 @@ class StompSession:
             if now >= self._login_by and self._login is None:
                 self._fail(StompError("Login timeout", "No CONNECT came in time\n"), b"")
             return
-        if self._broker.store.is_blocked:
+        if self._broker.blocked_reason is not None:
             # A publisher is not read then: its heart-beats wait in the kernel.
             self._beats.heard(now)
         if self._beats.is_dead(now):
