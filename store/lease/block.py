@@ -2,7 +2,7 @@
 
 The first block is written once, before the file gets its name; the second in place, with a higher counter each time, on a
 page of its own: a torn renewal leaves who owns the lease, and for how long, readable.  Layout: FORMAT.md.
-Tests: tests/unit/store/lease/test_block.py.
+Tests: tests/unit/store/test_lease_block.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The lease in the store's own folder: `lease/epoch-<n>`, one file for each ownership, never removed.
 
 A claim is a complete, synced file that gets its name by link(2) from a draft in the same folder.  The claim id read
-back says who won, never what link answered.  Tests: tests/unit/store/lease/test_directory.py, tests/sim/test_lease.py.
+back says who won, never what link answered.  Tests: tests/unit/store/test_lease_directory.py, tests/sim/test_lease.py.
 """
 
 from __future__ import annotations

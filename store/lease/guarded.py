@@ -1,6 +1,6 @@
 """File systems with a duty: one passes the guard before every rename and unlink, one gives signs of life.
 
-Tests: tests/unit/store/lease/test_guarded.py.
+Tests: tests/unit/store/test_lease_traps.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Lookup fence: no later epoch exists.  Clock fence: now is before the start of the last good renewal + duration - margin, on a
 clock that goes on while the machine sleeps.  A renewal starts only while that holds, and is good only if it also
 returned while it held.  Once lost, a lease stays lost.  Threads: `check`, `is_valid` and `beat` may be called from any and wait for
-nobody; `renew` and `release` exclude each other.  Design: docs/failover.md.  Tests: tests/unit/store/lease/test_held.py,
+nobody; `renew` and `release` exclude each other.  Design: docs/failover.md.  Tests: tests/unit/store/test_lease_held.py,
 tests/sim/test_lease.py.
 """
 

@@ -1,7 +1,7 @@
 """Who a process is, and the proof that it is dead: the kernel's word, never a guess.
 
 Death is proved only within one boot of one kernel and one pid namespace: a number missing here may be alive in another
-container, and another boot id under the same name may be another host.  Tests: tests/unit/store/lease/test_host.py.
+container, and another boot id under the same name may be another host.  Tests: tests/unit/store/test_lease_host.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `Renewer` writes; it may hang with the disk.  `Watchdog` never touches a file: it looks at the clock, tells that the guard is
 closed, and if the process does not let go in time, cuts its sockets and ends it.  Both are daemon threads.
-Tests: tests/unit/store/lease/test_renewal.py, tests/crash/test_failover.py.
+Tests: tests/unit/store/test_lease_renewal.py, tests/crash/test_failover.py.
 """
 
 from __future__ import annotations

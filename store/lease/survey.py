@@ -2,7 +2,7 @@
 
 `try_folder` tries in the lease's own folder; `look_at_mount` reads the mount's kind and options; `judge` holds the
 inequalities of docs/failover.md.  What cannot be tried (that the server syncs what it acknowledges) is documented there.
-Tests: tests/unit/store/lease/test_survey.py.
+Tests: tests/unit/store/test_lease_survey.py.
 """
 
 from __future__ import annotations

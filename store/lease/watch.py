@@ -2,7 +2,7 @@
 
 Pure.  Clocks of two hosts are never compared.  The time that counts is from *after* the first read of a counter to
 *before* the last one.  A torn block is no renewal, but who had looked away cannot know how many came before it: it counts
-from when it was first seen torn.  Tests: tests/unit/store/lease/test_watch.py, tests/sim/test_lease.py.
+from when it was first seen torn.  Tests: tests/unit/store/test_lease_watch.py, tests/sim/test_lease.py.
 """
 
 from __future__ import annotations
