@@ -1,6 +1,7 @@
 """Failover with real processes under load: no confirmed message lost, never two confirming owners, no human act.
 
-GRIDMSG_FAILOVERS sets the length of the long run (6 by default; the issue's promise is held at 200), GRIDMSG_SEED its seed.
+GRIDMSG_FAILOVERS sets the length of the long run (6 by default; the issue's promise is held at 200), GRIDMSG_SEED its seed,
+GRIDMSG_STORED the backlog of the take-over that is timed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.failover import Pair, Publisher, drain, first_delivery_seconds
+from broker.failover import EXIT_HUNG
+from tests.support.failover import Pair, Publisher, Stomp, drain, fill, first_delivery_seconds
 
 pytestmark = pytest.mark.crash
 
@@ -228,6 +230,66 @@ def test_a_half_written_renewal_leaves_the_proof_of_death_readable(make_pair):
     victim.kill()
     seconds = first_delivery_seconds(pair.other(victim).stomp, since)
     load.account()
+    assert seconds < 1.0
+
+
+HANGING = """
+import os, time
+from store import files
+
+trigger = {trigger!r}
+sync = files.RealFile.sync
+
+def hanging(self):
+    while os.path.exists(trigger):
+        time.sleep(0.02)
+    sync(self)
+
+files.RealFile.sync = hanging
+from broker.cli import main
+main()
+"""
+
+
+def test_a_process_whose_file_system_hangs_past_the_lease_ends_itself(make_pair, tmp_path):
+    """Its sockets go first: clients are not held by a broker that can promise nothing."""
+    pair = Pair(tmp_path, OTHER_HOST)
+    trigger = tmp_path / "hang"
+    pair.nodes[0].program = ["-c", HANGING.format(trigger=str(trigger))]
+    pair.nodes[0].start()
+    try:
+        pair.active()
+        pair.nodes[1].start()
+        pair.wait_for_role(pair.nodes[1], "standby")
+        load = Load(pair)
+        victim = pair.nodes[0]
+        client = Stomp(victim.stomp, timeout_s=LEASE_S + 1.0)
+        since = time.monotonic()
+        trigger.touch()
+        with pytest.raises(ConnectionError):
+            client.frame()
+        closed = time.monotonic() - since
+        assert closed < LEASE_S
+        pair.wait_for_role(pair.nodes[1], "active")
+        assert victim.process.wait(10) == EXIT_HUNG
+        trigger.unlink()
+        load.wait_for_confirms()
+        load.account()
+        print(f"sockets closed {closed:.2f} s after the file system hung, lease {LEASE_S} s")
+    finally:
+        pair.close()
+
+
+def test_the_time_of_a_take_over_does_not_grow_with_the_store(make_pair):
+    """GRIDMSG_STORED messages of 256 B in one queue (20,000 by default)."""
+    stored = int(os.environ.get("GRIDMSG_STORED", "20000"))
+    pair = make_pair(SAME_HOST.replace(f"{LEASE_S}s", "5s"))
+    victim = pair.active()
+    fill(victim.stomp, stored, b"x" * 256)
+    since = time.monotonic()
+    victim.kill()
+    seconds = first_delivery_seconds(pair.other(victim).stomp, since)
+    print(f"first delivery {seconds:.3f} s after kill -9 with {stored} stored")
     assert seconds < 1.0
 
 

@@ -33,6 +33,7 @@ class Node:
         self.data = data
         self.config = folder / f"{name}.toml"
         self.config.write_text(config)
+        self.program = ["-m", "broker"]
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -42,7 +43,7 @@ class Node:
     def start(self) -> None:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "broker", "broker", "run", "--data", str(self.data)]
+                [sys.executable, *self.program, "broker", "run", "--data", str(self.data)]
                 + ["--config", str(self.config), "--port-offset", str(self.offset)],
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -226,6 +227,19 @@ def drain(port: int, quiet_s: float = 0.7) -> list[tuple[bytes, bool]]:
     except OSError:
         connection.close()
     return found
+
+
+def fill(port: int, count: int, body: bytes) -> None:
+    """Store so many messages; returns when all are confirmed."""
+    connection = Stomp(port, timeout_s=60)
+    head = b"SEND\ndestination:%s\npersistent:true\n" % QUEUE.encode()
+    for start in range(0, count, 1000):
+        rows = min(1000, count - start)
+        frames = (head + b"\n" + body + b"\0") * (rows - 1)
+        connection.socket.sendall(frames + head + b"receipt:%d\n\n" % start + body + b"\0")
+        while not connection.frame().startswith(b"RECEIPT"):
+            pass
+    connection.close()
 
 
 def first_delivery_seconds(port: int, since: float, timeout_s: float = 30.0) -> float:
