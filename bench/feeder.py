@@ -31,6 +31,7 @@ class Feeder:
 
     def __init__(self, port: int, timeout_seconds: float = 120.0) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout_seconds)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = b""
         self.send(b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0")
         self.expect("CONNECTED")
