@@ -56,7 +56,9 @@ TRAPS = {
         60,
     ),
     "2: margin below V, the contender missed the last renewal": (
-        Rules(has_margin=False, stale_seconds=0.3, has_lookup=False, faults=("blip", "blip", "stop")),
+        Rules(
+            has_margin=False, stale_seconds=0.3, has_lookup=False, faults=("blip", "blip", "stop")
+        ),
         400,
     ),
     "3: suspended past D, the clock says that no time has passed": (
