@@ -87,11 +87,24 @@ class Pair:
         self.data = folder / "shared"
         self.nodes = [Node(folder, name, self.data, config) for name in ("a", "b")]
 
-    def active(self, timeout_s: float = 20.0) -> Node:
-        """Wait until one of them is active."""
+    def roles(self, timeout_s: float = 20.0) -> tuple[Node, Node]:
+        """Wait until one is active and the other its standby; returns both."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            roles = [node.health().get("role") for node in self.nodes]
+            if sorted(map(str, roles)) == ["active", "standby"]:
+                at = roles.index("active")
+                return self.nodes[at], self.nodes[1 - at]
+            time.sleep(0.02)
+        raise AssertionError(f"no active and standby: {roles}\n{self.logs()}")
+
+    def active(self, timeout_s: float = 20.0, besides: Node | None = None) -> Node:
+        """Wait until one of them, or one besides another, is active."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             for node in self.nodes:
+                if node is besides:
+                    continue
                 if node.is_alive() and node.health().get("role") == "active":
                     return node
             time.sleep(0.02)

@@ -1,0 +1,118 @@
+"""Real clients with the addresses of both brokers: the active one is killed, they go on with the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pika
+import pytest
+import stomp
+
+from agents.config import BrokerSettings
+from agents.errors import Unavailable
+from agents.transport import Outgoing, Transport
+from tests.support.failover import Pair, drain
+
+pytestmark = [pytest.mark.interop, pytest.mark.crash]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path, '[failover]\nlease = "1s"\n')
+    made.nodes[0].start()
+    made.active()
+    made.nodes[1].start()
+    made.wait_for_role(made.nodes[1], "standby")
+    yield made
+    made.close()
+
+
+def test_stomp_py_goes_through_its_list(pair):
+    class Listener(stomp.ConnectionListener):
+        def __init__(self):
+            self.receipts = set()
+            self.is_lost = threading.Event()
+
+        def on_receipt(self, frame):
+            self.receipts.add(frame.headers["receipt-id"])
+
+        def on_disconnected(self):
+            self.is_lost.set()
+
+    connection = stomp.Connection12(
+        [("127.0.0.1", node.stomp) for node in pair.nodes],
+        reconnect_sleep_initial=0.05,
+        reconnect_sleep_max=0.5,
+        reconnect_attempts_max=100,
+    )
+    listener = Listener()
+    connection.set_listener("", listener)
+    connection.connect("guest", "guest", wait=True)
+    for number in range(2):
+        name = f"r{number}"
+        connection.send("/queue/failover", name, headers={"persistent": "true", "receipt": name})
+        deadline = time.monotonic() + 5
+        while name not in listener.receipts and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert name in listener.receipts
+        if number == 0:
+            pair.nodes[0].kill()
+            assert listener.is_lost.wait(5)
+            connection.connect("guest", "guest", wait=True)
+    connection.disconnect()
+    assert sorted(body for body, _ in drain(pair.nodes[1].stomp)) == [b"r0", b"r1"]
+
+
+def test_pika_goes_through_its_list(pair):
+    parameters = [
+        pika.ConnectionParameters(
+            "127.0.0.1", 5672 + node.offset, connection_attempts=1, retry_delay=0.05
+        )
+        for node in pair.nodes
+    ]
+
+    def connect():
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                return pika.BlockingConnection(parameters)
+            except pika.exceptions.AMQPConnectionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+    for number in range(2):
+        connection = connect()
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.queue_declare("failover", durable=True)
+        properties = pika.BasicProperties(delivery_mode=2)
+        channel.basic_publish("", "failover", b"m%d" % number, properties, mandatory=True)
+        if number == 0:
+            pair.nodes[0].kill()
+        else:
+            connection.close()
+    assert sorted(body for body, _ in drain(pair.nodes[1].stomp)) == [b"m0", b"m1"]
+
+
+def test_an_agents_transport_goes_through_its_list(pair):
+    addresses = tuple(f"127.0.0.1:{node.stomp}" for node in pair.nodes)
+    settings = BrokerSettings(
+        addresses=addresses, reconnect_min_seconds=0.05, reconnect_max_seconds=0.5
+    )
+    transport = Transport(settings, "test")
+    try:
+        transport.publish("/queue/failover", [Outgoing(b"a0")], 10.0)
+        pair.nodes[0].kill()
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                transport.publish("/queue/failover", [Outgoing(b"a1")], 2.0)
+                break
+            except Unavailable:
+                assert time.monotonic() < deadline
+    finally:
+        transport.stop()
+    assert {body for body, _ in drain(pair.nodes[1].stomp)} == {b"a0", b"a1"}
