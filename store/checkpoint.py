@@ -44,13 +44,25 @@ class Place:
 class Checkpoint:
     """A checkpoint as read back."""
 
-    __slots__ = ("epoch", "number", "place", "state")
+    __slots__ = ("_blobs", "_root", "_state", "epoch", "number", "place")
 
-    def __init__(self, epoch: int, number: int, place: Place, state: State) -> None:
+    def __init__(
+        self, epoch: int, number: int, place: Place, root: list[Any], blobs: list[bytes]
+    ) -> None:
         self.epoch = epoch
         self.number = number
         self.place = place
-        self.state = state
+        self._root = root
+        self._blobs = blobs
+        self._state: State | None = None
+
+    @property
+    def state(self) -> State:
+        """The state that it holds, made when it is first asked for: of two checkpoints only one is."""
+        if self._state is None:
+            self._state = State.thaw(self._root, self._blobs)
+            self._blobs = []
+        return self._state
 
 
 @final
@@ -144,10 +156,12 @@ class Capture:
 
     def take_some(self, count: int) -> bool:
         """Copy up to `count` lanes; False when none waits any more."""
-        waiting, lanes = self.waiting, self._state.lanes
+        waiting, state = self.waiting, self._state
         while waiting and count:
             count -= 1
-            self.copies.append(LaneCopy(lanes[waiting.pop()]))
+            lane = state.find(waiting.pop())
+            assert lane is not None, "a dropped lane is not touched"
+            self.copies.append(LaneCopy(lane))
         if not waiting:
             self._state.before_change = None
         return bool(waiting)
@@ -208,10 +222,9 @@ def decode_checkpoint(raw: bytes, path: str) -> Checkpoint:
         batch, batch_crc, segment, offset, root, lane_count = decode_value(blobs[0])
         if lane_count != len(blobs) - 1:
             raise ValueError(f"{lane_count} lanes announced, {len(blobs) - 1} found")
-        state = State.thaw(root, blobs[1:])
     except (ValueError, TypeError, IndexError, struct.error) as error:
         raise Corrupt(path, start, f"the checkpoint makes no sense: {error}") from error
-    return Checkpoint(epoch, number, Place(batch, batch_crc, segment, offset), state)
+    return Checkpoint(epoch, number, Place(batch, batch_crc, segment, offset), root, blobs[1:])
 
 
 def encode_page(epoch: int, segment: int, lane: int, extents: list[Extent]) -> bytes:

@@ -221,11 +221,14 @@ class Lane:
     @classmethod
     def thaw(cls, frozen: list[Any]) -> Lane:
         """Make the lane that `freeze` gave."""
-        lane = cls(frozen[0])
-        lane.head, lane.next, lane.horizon = frozen[1:4]
+        # Ten thousand at a start: nothing is made twice.
+        lane = cls.__new__(cls)
+        lane.number, lane.head, lane.next, lane.horizon = frozen[:4]
         lane.dead = PositionSet.thaw(frozen[4])
         lane.requeued = frozen[5]
         lane.runs = Runs.thaw(frozen[6])
+        lane.extents = []
+        lane.frozen = []
         lane.count = sum(lane.runs.figures[COUNT::RUN_FIELDS])
         lane.bytes = sum(lane.runs.figures[BYTES::RUN_FIELDS])
         return lane
@@ -276,6 +279,7 @@ class State:
 
     __slots__ = (
         "before_change",
+        "deferred",
         "definitions",
         "lanes",
         "next_lane",
@@ -291,6 +295,8 @@ class State:
         self.segments: dict[int, SegmentState] = {}
         self.touched: set[int] = set()
         self.packed: dict[int, bytes] = {}
+        # Replayed chunks of lanes that nobody has looked at yet: what `Lane.extend` takes.
+        self.deferred: dict[int, list[tuple[int, list[int], int, int, tuple[int, int]]]] = {}
         self.before_change: Callable[[Lane], None] | None = None
 
     def find(self, number: int) -> Lane | None:
@@ -298,8 +304,14 @@ class State:
         lane = self.lanes.get(number)
         if lane is None:
             blob = self.packed.get(number)
+            later = self.deferred.pop(number, None)
             if blob is not None:
                 lane = self.lanes[number] = Lane.thaw(decode_value(blob[SUMMARY.size :]))
+            elif later is not None:
+                lane = self.lanes[number] = Lane(number)
+            if lane is not None and later is not None:
+                for extent in later:
+                    lane.extend(*extent)
         return lane
 
     def lane(self, number: int) -> Lane:
@@ -322,9 +334,59 @@ class State:
 
     def summaries(self) -> list[tuple[int, int, int, int, int, int]]:
         """What an opening tells of each lane: number, first, next, count, bytes, horizon."""
-        lanes = self.lanes
-        found = [SUMMARY.unpack_from(b) for number, b in self.packed.items() if number not in lanes]
-        return found + [lane.summary() for lane in lanes.values()]
+        lanes, deferred = self.lanes, self.deferred
+        found = [lane.summary() for lane in lanes.values()]
+        for number, blob in self.packed.items():
+            if number not in lanes and number not in deferred:
+                found.append(SUMMARY.unpack_from(blob))
+        for number, extents in deferred.items():
+            known = self.packed.get(number)
+            _, first, next, count, size_bytes, horizon = (
+                SUMMARY.unpack_from(known) if known is not None else (number, 0, 0, 0, 0, 0)
+            )
+            if not count:
+                first = extents[0][1][0]
+            for _, ranges, living_bytes, _, _ in extents:
+                count += sum(ranges[1::2])
+                size_bytes += living_bytes
+                first = min(first, ranges[0])
+                next = max(next, ranges[-2] + ranges[-1])
+            found.append((number, first, next, count, size_bytes, horizon))
+        return found
+
+    @property
+    def lane_count(self) -> int:
+        """How many lanes there are."""
+        return len(self.packed.keys() | self.lanes.keys() | self.deferred.keys())
+
+    def replay(self, record: Record, segment: int, chunks_offset: int) -> None:
+        """Let a record take effect as `apply` does; what is published to lanes that are packed waits there.
+
+        A start must not unpack ten thousand lanes because each got a message.
+        """
+        if record[0] != PUBLISH:
+            self.apply(record, segment, chunks_offset)
+            return
+        _, offset, size_bytes, crc, places = record
+        figures = self.segment(segment)
+        for number, ranges, living_bytes in places:
+            count = sum(ranges[1::2])
+            lane = self.lanes.get(number)
+            extent = (segment, ranges, living_bytes, chunks_offset + offset, (size_bytes, crc))
+            if lane is not None:
+                lane.extend(*extent)
+            else:
+                known = self.deferred.get(number)
+                if known is None:
+                    self.deferred[number] = [extent]
+                    if number >= self.next_lane:
+                        self.next_lane = number + 1
+                else:
+                    known.append(extent)
+            self.touched.add(number)
+            figures.count += count
+            figures.total_count += count
+            figures.bytes += living_bytes
 
     def segment(self, id: int) -> SegmentState:
         """The segment's figures, made when it is first heard of."""

@@ -287,7 +287,7 @@ class Journal:
             return {
                 "epoch": self._lease.epoch,
                 "segments": len(state.segments),
-                "lanes": len(state.packed.keys() | state.lanes.keys()),
+                "lanes": state.lane_count,
                 "messages": sum(figures.count for figures in state.segments.values()),
                 "message_bytes": sum(figures.bytes for figures in state.segments.values()),
                 "journal_debt_bytes": self._pressure.debt_bytes,

@@ -324,7 +324,7 @@ class _EpochReplay:
         state = history.state
         for record in batch.records:
             try:
-                state.apply(record, batch.segment, batch.chunks_offset)
+                state.replay(record, batch.segment, batch.chunks_offset)
             except ValueError as error:
                 raise VersionMismatch(
                     f"batch {batch.header.number} in {segment_name(batch.segment)}: {error}; "

@@ -122,7 +122,7 @@ class Runs:
     @classmethod
     def thaw(cls, frozen: list[Any]) -> Runs:
         """Make the table that `freeze` gave."""
-        runs = cls()
-        runs.figures.fromlist(frozen[0])
-        runs.pages.fromlist(frozen[1])
+        runs = cls.__new__(cls)
+        runs.figures = array("q", frozen[0])
+        runs.pages = array("q", frozen[1])
         return runs

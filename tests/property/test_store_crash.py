@@ -159,7 +159,7 @@ def check_figures(stepped, model):
         assert lane < stepped.recovered.next_lane
     journal = stepped.journal._state
     totals = {}
-    for number in journal.packed.keys() | journal.lanes.keys():
+    for number in journal.packed.keys() | journal.lanes.keys() | journal.deferred.keys():
         lane = journal.find(number)
         for segment, _, _, count, size in map(lane.runs.run, range(len(lane.runs))):
             known = totals.get(segment, (0, 0))
