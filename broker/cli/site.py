@@ -158,7 +158,13 @@ def broker_reload(place: Place) -> None:
 def status(place: Place, as_json: bool) -> None:
     """Show the broker on one page: role, listeners, queues, dead letters, store."""
     client = place.client()
-    overview = client.get("overview")
+    try:
+        overview = client.get("overview")
+    except Failure as error:
+        known = lease_in_folder(place)
+        if known is None:
+            raise
+        raise Failure(f"{error}; the store's folder says: {known}") from None
     queues = client.get("queues")
     if as_json:
         print_json({"overview": overview, "queues": queues})
@@ -167,13 +173,59 @@ def status(place: Place, as_json: bool) -> None:
         say(line)
 
 
+def lease_in_folder(place: Place) -> str | None:
+    """Who owns the store by the lease in its folder; None when that cannot be told."""
+    from store.errors import StoreError
+    from store.files import RealFiles
+    from store.lease.directory import highest_epoch, read_lease
+    from store.lease.host import RealHost
+
+    folder = str(place.config.broker_folder / "lease")
+    try:
+        epoch = highest_epoch(RealFiles(), folder)
+        block = read_lease(RealFiles(), folder, epoch).latest if epoch else None
+    except (OSError, StoreError):
+        return None
+    if block is None:
+        return None
+    where = f"process {block.owner.pid} on {block.owner.host}"
+    if block.is_released:
+        return f"epoch {epoch} was released by {where}"
+    if RealHost().is_dead(block.owner):
+        return f"epoch {epoch} was owned by {where}, which is dead"
+    return f"epoch {epoch} is owned by {where} ({block.addresses or 'addresses unknown'})"
+
+
+def lease_lines(site: dict[str, Any]) -> list[str]:
+    """What the page says of the lease: the owner's, or who a standby stands by for."""
+    found = []
+    active = site.get("active")
+    if active:
+        found.append(
+            f"stands by  for process {active.get('pid')} on {active.get('host')}, lease {active.get('lease_seconds'):g} s, "
+            f"renewed {site.get('renewed_seconds_ago')} s ago ({active.get('addresses') or 'addresses unknown'})"
+        )
+    if site.get("reason"):
+        barred = "; claims no more by itself" if site.get("is_barred") else ""
+        found.append(f"because    {site['reason']}{barred}")
+    held = site.get("failover") or {}
+    if held.get("lease_seconds"):
+        found.append(
+            f"lease      {held['lease_seconds']:g} s, renewed {held.get('renewed_seconds_ago')} s ago"
+        )
+    found += [f"failover   {text}" for text in held.get("warnings") or site.get("warnings") or []]
+    return found
+
+
 def status_lines(overview: dict[str, Any], queues: list[dict[str, Any]]) -> list[str]:
     """The page of `gridmsg status`."""
     site = overview.get("gridmsg", {})
     totals = overview.get("object_totals", {})
     first = f"broker     {overview.get('node')}  {site.get('role')}, epoch {site.get('epoch')}, "
     first += f"process {site.get('pid')}, version {overview.get('product_version')}"
-    lines = [first, f"data       {site.get('data')}"]
+    lines = [first, f"data       {site.get('data')}", *lease_lines(site)]
+    if site.get("role") not in ("active", "stopping", None):
+        return lines
     lines += [
         f"listens    {one.get('protocol')} {one.get('ip_address')}:{one.get('port')}"
         for one in overview.get("listeners", [])
