@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from typing import Any, Final, final
 
 from twisted.web import http
@@ -104,10 +106,18 @@ def _overview(described: dict[str, Any]) -> dict[str, Any]:
     return {
         "node": described.get("name"),
         "product_name": "gridmsg",
+        "product_version": _version(),
         "listeners": [],
         "object_totals": {},
         "gridmsg": described,
     }
+
+
+def _version() -> str:
+    try:
+        return installed_version("gridmsg")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _metric_lines(described: dict[str, Any]) -> Iterator[str]:
