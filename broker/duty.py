@@ -187,8 +187,9 @@ class Duty:
         failover = self._failover
         if failover is None or self._is_stopping:
             return
-        if failover.is_fenced or isinstance(error, Fenced):
-            failover.fence(str(error))
+        if failover.is_fenced or isinstance(error, Fenced) or failover.is_followed():
+            if not failover.is_fenced:
+                failover.fence(str(error))
             failover.let_go()
         else:
             failover.give_up(error)
@@ -271,8 +272,9 @@ class Duty:
     def _store_failed(self, server: Server, error: BaseException) -> None:
         if server is not self._server:
             return
-        if isinstance(error, Fenced) and self._failover is not None:
-            self._failover.fence(str(error))
+        failover = self._failover
+        if failover is not None and (isinstance(error, Fenced) or failover.is_followed()):
+            failover.fence(str(error))
             return
         self.exit_status = 1
         self.stop()

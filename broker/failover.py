@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from broker.standby import LOOK_SECONDS, Phase, Standby
-from store.errors import Corrupt, StoreError, VersionMismatch
+from store.errors import Corrupt, Fenced, StoreError, VersionMismatch
 from store.lease.directory import Terms
 from store.lease.held import OPENING_BEAT, REACTOR_BEAT, WRITER_BEAT, Lease
 from store.lease.host import boot_seconds
@@ -208,6 +208,19 @@ class Failover:
         self._on_closed(reason)
 
     # Letting go
+
+    def is_followed(self) -> bool:
+        """Whether a failure of the store is only what being followed looks like: the guard is closed."""
+        lease = self.lease
+        if lease is None:
+            return False
+        try:
+            lease.check()
+        except Fenced:
+            return True
+        except OSError:
+            return False
+        return False
 
     def fence(self, reason: str) -> None:
         """The store met the guard closed."""

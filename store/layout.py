@@ -9,7 +9,7 @@ import secrets
 import zlib
 from typing import Final, final
 
-from store.checkpoint import checkpoint_of_name, publish_file, write_file
+from store.checkpoint import checkpoint_of_name, write_file
 from store.errors import Corrupt, StoreError, VersionMismatch
 from store.files import FileSystem
 from store.segment import NUMBER_BITS, segment_of_name
@@ -56,9 +56,11 @@ class Layout:
             raise StoreError(
                 f"a salvage of {self.folder} was not finished: let it, with `gridmsg store salvage`"
             )
+        # Listed first: another may be making the store at this moment, and FORMAT comes before the rest.
+        has_more = bool(self.segment_ids() or self.checkpoint_ids())
         if self.files.exists(f"{self.folder}/{FORMAT_NAME}"):
             self.read_store_id()
-        elif self.segment_ids() or self.checkpoint_ids():
+        elif has_more:
             self._refuse_without_format()
 
     def _refuse_without_format(self) -> None:
@@ -71,12 +73,16 @@ class Layout:
         """Read FORMAT, or write it for a new store, which only its owner may.  Raises VersionMismatch, Corrupt, StoreError."""
         path = f"{self.folder}/{FORMAT_NAME}"
         if self.files.exists(path):
+            # What only the cache of a former owner's host knows is not built upon.
+            self.files.sync_folder(self.folder)
             return self._read_format(path)
         store_id = secrets.token_hex(16)
         text = f"{_FORMAT_WORD} {FORMAT_VERSION}\nid {store_id}\n"
         text += f"crc {zlib.crc32(text.encode()):08x}\n"
-        write_file(self.files, self.folder, FORMAT_NAME, text.encode())
-        publish_file(self.files, self.folder, FORMAT_NAME)
+        # A draft of its own: a former owner may be at the same.
+        draft = write_file(self.files, self.folder, f"{FORMAT_NAME}-{store_id}", text.encode())
+        self.files.rename(draft, path)
+        self.files.sync_folder(self.folder)
         return store_id
 
     def read_store_id(self) -> str:

@@ -152,13 +152,22 @@ class SegmentSupply:
                 layout.files.unlink(f"{layout.segments}/{segment_name(id)}")
             raise
 
+    def _remove_drafts(self) -> None:
+        """Give back what unfinished reserves hold."""
+        layout = self._layout
+        start = layout.reserve.rpartition("/")[2]
+        for name in layout.files.listdir(layout.folder):
+            if name.startswith(start) and name.endswith(".tmp"):
+                with contextlib.suppress(FileNotFoundError):
+                    layout.files.unlink(f"{layout.folder}/{name}")
+
     def _fill_reserve(self) -> None:
         layout = self._layout
         if not self._settings.reserve_bytes or layout.files.exists(layout.reserve):
             return
-        draft = f"{layout.reserve}.tmp"
-        if layout.files.exists(draft):
-            layout.files.unlink(draft)
+        # A name of our own epoch: a former owner that wakes up may be at the same.
+        draft = f"{layout.reserve}-{self._epoch:06d}.tmp"
+        self._remove_drafts()
         file = layout.files.create(draft)
         try:
             file.reserve(self._settings.reserve_bytes, is_prewritten=False)

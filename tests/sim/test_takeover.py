@@ -1,0 +1,162 @@
+"""Real journals on one simulated disk: at any call of one owner another takes over, down to three deep; then they wake up again.
+
+The former owners are zombies whose clocks stood still: only the lookup fence and the chain of openings hold them.  Whatever was
+confirmed, by whomever, is there afterwards, through kills and power losses.  GRIDMSG_TAKEOVER_SEEDS="first:count" sets the
+seeds; a failure names its seed, and `run_history(seed)` replays it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+from store.errors import Fenced
+from store.lease import InUse
+from tests.support.disk import SimulatedDisk
+from tests.support.store_drive import Stepped, message, unit
+
+FIRST, COUNT = map(int, os.environ.get("GRIDMSG_TAKEOVER_SEEDS", "0:120").split(":"))
+LANE = 1
+DEEP_MAX = 3
+
+
+class Owner:
+    """An opened journal, and what it was told to keep."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.stepped = Stepped(arena.disk)
+        state = self.stepped.recovered.lanes.get(LANE)
+        self.next = state.next if state is not None else 0
+        self.commits: dict[int, list[bytes]] = {}
+        self.told_until = 0
+
+    def work(self, rounds: int) -> None:
+        """Publish and acknowledge, with steps and checkpoints in between; ends when fenced."""
+        dice, journal = self.arena.dice, self.stepped.journal
+        for _ in range(rounds):
+            made = unit()
+            bodies = []
+            for _ in range(dice.randrange(1, 4)):
+                self.arena.number += 1
+                body = b"%d:" % self.arena.number + bytes(dice.choice([0, 40, 900]))
+                made.published.append((message(body), LANE, self.next))
+                self.next += 1
+                bodies.append(body)
+            self.commits[journal.commit(made)] = bodies
+            if dice.random() < 0.7:
+                self.stepped.step()
+            if dice.random() < 0.3:
+                self.stepped.writer.run_jobs()
+            if journal.failure is not None:
+                if not isinstance(journal.failure, Fenced) and not self.is_followed():
+                    raise journal.failure
+                return
+
+    def is_followed(self) -> bool:
+        """A former owner may fail over anything that its successor removed."""
+        try:
+            self.stepped.journal._lease.check()
+        except Fenced:
+            return True
+        return False
+
+    def confirmed(self) -> list[bytes]:
+        durable = self.stepped.box.durable[-1] if self.stepped.box.durable else 0
+        return [b for commit, bodies in self.commits.items() if commit <= durable for b in bodies]
+
+
+class Arena:
+    """The disk, and who thinks that it is theirs."""
+
+    def __init__(self, seed: int) -> None:
+        self.disk = SimulatedDisk(seed)
+        self.dice = random.Random(seed)
+        self.number = 0
+        self.owners: list[Owner] = []
+        self.confirmed: list[bytes] = []
+        self.take_overs = 0
+        self.fenced = 0
+
+    def plan(self, depth: int) -> None:
+        """Another owner comes at some call from now on."""
+        due = self.disk.call_count + self.dice.randrange(1, 160)
+
+        def before_call(name: str, count: int) -> None:
+            if count < due:
+                return
+            self.disk.before_call = None
+            if depth < DEEP_MAX and self.dice.random() < 0.5:
+                self.plan(depth + 1)
+            self.live()
+            self.take_overs += 1
+            self.disk.before_call = None
+
+        self.disk.before_call = before_call
+
+    def live(self) -> None:
+        """Open, work; a claim or an opening may be lost to the next one."""
+        try:
+            owner = Owner(self)
+        except Fenced:
+            self.fenced += 1
+            return
+        except InUse:
+            # Another claimed while this one listed, or at the same moment.
+            self.fenced += 1
+            return
+        self.owners.append(owner)
+        owner.work(self.dice.randrange(4, 25))
+
+    def run(self) -> None:
+        for _ in range(self.dice.randrange(1, 4)):
+            self.plan(1)
+            self.live()
+            self.disk.before_call = None
+            # The zombies wake up once more.
+            for owner in self.owners:
+                if owner.stepped.journal.failure is None:
+                    owner.work(3)
+            for owner in self.owners:
+                self.confirmed += owner.confirmed()
+                self.fenced += owner.stepped.journal.failure is not None
+            self.owners.clear()
+            if self.dice.random() < 0.5:
+                self.disk.crash()
+            else:
+                self.disk.kill()
+        self.judge()
+
+    def judge(self) -> None:
+        stepped = Stepped(self.disk)
+        found: list[bytes] = []
+        first = 0
+        while rows := stepped.journal.read(LANE, first, 50, 1 << 20):
+            found += [m.body for _, m, _ in rows]
+            first = rows[-1][0] + 1
+        assert len(found) == len(set(found)), "stored twice"
+        lost = set(self.confirmed) - set(found)
+        assert not lost, f"{len(lost)} of {len(self.confirmed)} confirmed are lost"
+
+
+def run_history(seed: int) -> Arena:
+    """Run one history; an AssertionError names the seed."""
+    arena = Arena(seed)
+    try:
+        arena.run()
+    except Exception as error:
+        raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+    return arena
+
+
+def test_a_take_over_at_any_call_loses_nothing_confirmed():
+    take_overs = fenced = confirmed = 0
+    for seed in range(FIRST, FIRST + COUNT):
+        arena = run_history(seed)
+        take_overs += arena.take_overs
+        fenced += arena.fenced
+        confirmed += len(arena.confirmed)
+    print(
+        f"seeds {FIRST} to {FIRST + COUNT - 1}: {take_overs} take-overs amid a call, {fenced} owners fenced, {confirmed} confirmed"
+    )
+    assert take_overs > COUNT and fenced > COUNT / 2 and confirmed > 10 * COUNT
