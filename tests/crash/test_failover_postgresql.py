@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -34,6 +35,7 @@ from tests.crash.test_failover import (
 pytest.importorskip("psycopg", reason='psycopg is missing: pip install "psycopg[binary]"')
 BIN = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.crash,
     pytest.mark.skipif(BIN is None, reason="no PostgreSQL server: apt-get install postgresql"),
 ]
@@ -77,12 +79,31 @@ class Postgresql:
         )
 
     def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder}"
-        log = f"{self.folder}/log"
-        self.run("pg_ctl", "-D", f"{self.folder}/db", "-w", "-l", log, "-o", options, "start")
+        """Start it as our own child, so that it ends with us, and wait until it answers."""
+        arguments = ["-D", f"{self.folder}/db", "-p", str(self.port), "-k", str(self.folder)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(BIN / "postgres"), *arguments, "-c", "listen_addresses=127.0.0.1"],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                **self.who,
+            )
+        deadline = time.monotonic() + 30
+        ask = [str(BIN / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        while subprocess.run(ask, check=False).returncode:
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline, "PostgreSQL does not answer"
+            time.sleep(0.05)
 
-    def stop(self, mode: str = "immediate") -> None:
-        self.run("pg_ctl", "-D", f"{self.folder}/db", "-m", mode, "-w", "stop")
+    def stop(self) -> None:
+        """Fast shutdown: sessions are ended."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +127,7 @@ def test_a_database_that_restarts_within_the_lease_moves_nothing(make_pair, serv
     pair = make_pair(SAME_HOST.replace("1.0s", "6s"))
     load = Load(pair)
     before = pair.active()
-    server.stop("fast")
+    server.stop()
     server.start()
     load.wait_for_confirms(200)
     assert pair.active() is before
@@ -116,7 +137,7 @@ def test_a_database_that_restarts_within_the_lease_moves_nothing(make_pair, serv
 def test_without_the_database_nobody_owns_and_with_it_somebody_does_again(make_pair, server):  # noqa: F811
     pair = make_pair(SAME_HOST)
     load = Load(pair)
-    server.stop("fast")
+    server.stop()
     try:
         deadline = time.monotonic() + 10
         while any(node.listens() for node in pair.nodes):

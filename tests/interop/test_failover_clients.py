@@ -16,7 +16,7 @@ from agents.errors import Unavailable
 from agents.transport import Outgoing, Transport
 from tests.support.failover import Pair, drain
 
-pytestmark = [pytest.mark.interop, pytest.mark.crash]
+pytestmark = [pytest.mark.interop, pytest.mark.crash, pytest.mark.slow]
 
 
 @pytest.fixture
