@@ -106,7 +106,7 @@ class Upkeep:
         self._written_bytes = written_bytes
         if not is_idle:
             self._idle_left = _IDLE_CHECKPOINTS
-        if self._tail.offset * 2 > self._tail.segment.size_bytes and not self._supply.is_ready:
+        if not self._supply.is_ready and self._needs_segment():
             self.prepare()
         if self._pressure.wants_look(written_bytes):
             self._look_at_space()
@@ -118,6 +118,13 @@ class Upkeep:
             return True
         # Dead segments give space back once two checkpoints have seen them dead.
         return self._pressure.is_space_low and self._has_dead()
+
+    def _needs_segment(self) -> bool:
+        """Whether the next segment is to be made: the current one is half full, or compaction waits for it."""
+        compactor = self._compactor
+        if compactor is not None and compactor.is_ready and not self._supply.is_short:
+            return True
+        return self._tail.offset * 2 > self._tail.segment.size_bytes
 
     def _has_dead(self) -> bool:
         current = self._tail.segment.id
@@ -157,8 +164,10 @@ class Upkeep:
         def prepare() -> None:
             self._supply.prepare()
             self._is_preparing = False
-            if self._supply.is_short and not self._pressure.is_space_low:
+            is_new = self._supply.is_short and not self._pressure.is_space_low
+            if is_new:
                 self._pressure.is_space_low = True
+            if is_new or self._compactor is not None:
                 self._writer.wake()
 
         self._run(prepare)

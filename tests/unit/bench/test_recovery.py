@@ -1,0 +1,36 @@
+"""The report of `bench recovery`: medians, ratios to the empty topology, table."""
+
+from bench.broker_process import forget_cached, used_bytes
+from bench.recovery import Start, queue_names, rows_of, table_of
+
+
+def start(messages, seconds, queues=1, killed="quiet", rss=60.0):
+    return Start(queues, messages, killed, "warm", seconds - 0.1, seconds, 0.5, rss, rss + 1)
+
+
+def test_each_case_is_compared_with_the_same_one_without_messages():
+    starts = [start(0, s) for s in (0.5, 0.9, 0.6)] + [start(10, s, rss=70.0) for s in (0.7, 0.72)]
+    starts += [start(0, 1.0, killed="in traffic"), start(10, 1.5, killed="in traffic")]
+    rows = {(row["messages"], row["killed"]): row for row in rows_of(starts)}
+    assert rows[0, "quiet"]["first_s"] == 0.6 and rows[0, "quiet"]["ratio"] == 1.0
+    assert rows[10, "quiet"]["first_s"] == 0.71 and rows[10, "quiet"]["ratio"] == 1.18
+    assert rows[10, "quiet"]["first_max_s"] == 0.72 and rows[10, "quiet"]["rss_mb"] == 70
+    assert rows[10, "in traffic"]["ratio"] == 1.5
+
+
+def test_the_table_is_markdown():
+    lines = table_of(rows_of([start(0, 0.5)])).splitlines()
+    assert lines[0].startswith("| queues | messages | killed | cache |")
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_names_of_queues_differ():
+    assert len(set(queue_names(100))) == 100
+
+
+def test_space_is_counted_and_pages_are_let_go(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_bytes(bytes(10_000))
+    assert used_bytes(tmp_path) >= 10_000
+    forget_cached(tmp_path)
+    assert (tmp_path / "a" / "file").read_bytes() == bytes(10_000)
