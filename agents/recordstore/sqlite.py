@@ -58,7 +58,15 @@ CACHE_KIBIBYTES: Final = 65_536
 _READERS_KEPT_MAX: Final = 4
 _GROUP_FETCH: Final = 1_000
 _COLUMNS: Final = ("id", "time_ms", "end_ms", *KEY_FIELDS, "doc")
-_INTO: Final = f"({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_PLACES: Final = f"({', '.join('?' * len(_COLUMNS))})"
+_INTO: Final = f"({', '.join(_COLUMNS)}) VALUES {_PLACES}"
+_UNLESS_THERE: Final = " ON CONFLICT(id) DO NOTHING"
+_STATEMENT_ROWS: Final = 100
+"""Rows of one INSERT: its parameters stay far below SQLite's least bound of 32,766."""
+_INSERTS: Final = {
+    kind: f"INSERT INTO {kind.value}{_INTO}{f', {_PLACES}' * (_STATEMENT_ROWS - 1)}{_UNLESS_THERE}"
+    for kind in Kind
+}
 
 
 @final
@@ -393,12 +401,26 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def _insert(connection: sqlite3.Connection, kind: Kind, records: Sequence[StoredRecord]) -> int:
-    """Insert the records whose ids are not there; give their number."""
-    cursor = connection.executemany(
-        f"INSERT INTO {kind.value}{_INTO} ON CONFLICT(id) DO NOTHING",
-        [_row(record) for record in records],
-    )
-    return max(0, cursor.rowcount)
+    """Insert the records whose ids are not there; give their number.
+
+    Many rows a statement: the interpreter is let go once for all of them, so that other threads make the next
+    batch ready meanwhile.  After each single row this thread would have to wait for its turn again.
+    """
+    inserted = 0
+    whole = len(records) - len(records) % _STATEMENT_ROWS
+    for first in range(0, whole, _STATEMENT_ROWS):
+        values: list[KeyValue] = []
+        for record in records[first : first + _STATEMENT_ROWS]:
+            values += _row(record)
+        cursor = connection.execute(_INSERTS[kind], values)
+        inserted += max(0, cursor.rowcount)
+    if whole < len(records):
+        cursor = connection.executemany(
+            f"INSERT INTO {kind.value}{_INTO}{_UNLESS_THERE}",
+            [_row(record) for record in records[whole:]],
+        )
+        inserted += max(0, cursor.rowcount)
+    return inserted
 
 
 def _replace_changed(

@@ -42,7 +42,7 @@ LIBRARIES = {
     "msgpack": ("store.record", "broker.link", "agents"),
     "click": ("broker.cli", "agents.cli", "certs.cli", "bench"),
     "elasticsearch": ("agents.elastic",),
-    "stomp": ("agents.transport", "bench"),
+    "stomp": ("agents.session", "bench"),
     "pika": ("bench",),
 }
 FILES = python_files()
