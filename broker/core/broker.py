@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, final
 from broker.core.deadlines import Deadlines
 from broker.core.delay import Delays
 from broker.core.destination import AddressTable
+from broker.core.lane import Lane
 from broker.core.memory import MemoryBudget
-from broker.core.queue import Lane, Queue
+from broker.core.queue import Queue
 from broker.core.vhost import Vhost
 from broker.errors import NotFound
 from broker.metrics import Metrics

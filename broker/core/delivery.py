@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
+    from broker.core.lane import Lane
     from broker.core.message import Message
-    from broker.core.queue import Lane, Queue
+    from broker.core.queue import Queue
     from broker.core.subscription import Subscription
 
 

@@ -13,7 +13,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
-    from broker.core.queue import Lane, Queue
+    from broker.core.lane import Lane
+    from broker.core.queue import Queue
 
 MESSAGE_BYTES: Final = 700
 """What a message in memory costs besides its body."""

@@ -14,13 +14,17 @@ from bisect import bisect_left
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, final
 
+from broker.core.backlog import load
 from broker.core.delivery import Delivery
+from broker.core.expiry import bury, has_expired
+from broker.core.lane import position_of
 from broker.core.message import Message
 from broker.core.subscription import Sink
 from store.interface import CHANGE_REQUEUE
 
 if TYPE_CHECKING:
-    from broker.core.queue import Lane, Queue
+    from broker.core.lane import Lane
+    from broker.core.queue import Queue
     from broker.core.selector import Selector
     from broker.core.subscription import Subscription
     from store.interface import StoredMessage
@@ -109,7 +113,7 @@ class Choice:
             takers = self._takers()
             if not takers:
                 return
-            if not lane.ready and lane.paged_count and not queue._load(lane):
+            if not lane.ready and lane.paged_count and not load(queue, lane):
                 continue
             left -= self._offer_ready(lane, index, takers, left)
             if left <= 0:
@@ -144,7 +148,7 @@ class Choice:
         """Offer the messages in memory; who is full leaves `takers`.  Returns how many were looked at."""
         ready = lane.ready
         start = min(self._cursor(one, index) for one in takers)
-        skipped = bisect_left(ready, start, key=_position)
+        skipped = bisect_left(ready, start, key=position_of)
         count = min(len(ready) - skipped, left)
         if count <= 0:
             return 0
@@ -157,9 +161,9 @@ class Choice:
             looked += 1
             rest -= 1
             taker: Subscription | None = None
-            if self._queue.has_expiry and self._queue._has_expired(delivery.message):
+            if self._queue.has_expiry and has_expired(self._queue, delivery.message):
                 lane.bytes -= len(delivery.message.body)
-                self._queue._bury(delivery)
+                bury(self._queue, delivery)
             else:
                 taker = self._taker_of(delivery, index, takers)
                 if taker is None and self._drops(takers):
@@ -215,7 +219,7 @@ class Choice:
                 break
             delivery = _delivery(queue, lane, position, stored, count)
             taker: Subscription | None = None
-            if not queue._has_expired(delivery.message):
+            if not has_expired(queue, delivery.message):
                 taker = self._taker_of(delivery, index, takers)
                 if taker is not None or self._drops(takers):
                     if taker is not None:
@@ -367,7 +371,7 @@ class Choice:
         """The next messages of a lane for a browser, and whether to look again in the next turn."""
         queue = self._queue
         end = browser.ends[browser.lane_index]
-        first = bisect_left(lane.ready, browser.at, key=_position)
+        first = bisect_left(lane.ready, browser.at, key=position_of)
         found = [one for one in islice(lane.ready, first, first + BROWSE_MAX) if one.position < end]
         if found or not lane.paged_count or max(browser.at, lane.paged_from) >= end:
             shown = [
@@ -439,10 +443,6 @@ def _delivery(
         count = 1
     message = Message.from_stored(stored, destination)
     return Delivery(queue, lane, position, message, is_stored, count)
-
-
-def _position(delivery: Delivery) -> int:
-    return delivery.position
 
 
 def _priority(subscription: Subscription) -> int:

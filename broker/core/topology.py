@@ -21,7 +21,8 @@ from broker.core.exchange import (
     binding_identity,
     storable,
 )
-from broker.core.queue import Lane, Queue
+from broker.core.lane import Lane
+from broker.core.queue import Queue
 from broker.errors import (
     AccessRefused,
     NotFound,

@@ -8,7 +8,7 @@ import dataclasses
 
 import pytest
 
-import broker.core.queue as core_queue
+import broker.core.expiry as core_expiry
 import store.checkpoint
 import store.reader
 import store.tail
@@ -395,7 +395,7 @@ def trap_12_many_expire_at_once():
 
 
 def expire_all_in_one_turn(patch):
-    patch.setattr(core_queue, "EXPIRE_MAX", 10**6)
+    patch.setattr(core_expiry, "EXPIRE_MAX", 10**6)
 
 
 def trap_13_out_of_space_while_recovering():

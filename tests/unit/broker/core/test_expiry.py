@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.core.broker import CoreLimits
-from broker.core.queue import EXPIRE_MAX
+from broker.core.expiry import EXPIRE_MAX
 from tests.support.core import Core, RecordingSink
 
 
