@@ -1,19 +1,18 @@
 """The lease protocol under seeded histories: contenders on several hosts, paused, killed, suspended, cut off, with torn leases.
 
-The contenders run the real code of store/lease and broker/standby.py.  GRIDMSG_LEASE_SEEDS="first:count" sets the seeds (short by
-default); a failure names its seed, and `run_history(seed, RULES[seed % len(RULES)])` replays it.  Tests named after the known traps
+The contenders run the real code of store/lease and broker/standby.py.  GRIDMSG_LEASE_SEEDS="first:count" or "count" sets the seeds
+(short by default); a failure names its seed, and `run_history(seed, RULES[seed % len(RULES)])` replays it.  Tests named after the known traps
 show that the judge finds each one when the rule against it is off.
 """
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.support.lease_world import Broken, Rules, run_history
+from tests.support.seeds import seeds
 
-FIRST, COUNT = map(int, os.environ.get("GRIDMSG_LEASE_SEEDS", "0:150").split(":"))
+SEEDS = seeds("GRIDMSG_LEASE_SEEDS", 150)
 FAIR = ("kill", "stop", "suspend", "unwritable", "handover", "reboot", "hang", "blip")
 
 RULES = (
@@ -30,18 +29,19 @@ def test_one_owner_nothing_lost_always_a_successor():
     """One confirming owner at a time; what was confirmed is in the history; in bounded time somebody serves."""
     tally: dict[str, int] = {}
     ownerships = confirmed = events = 0
-    for seed in range(FIRST, FIRST + COUNT):
+    for seed in SEEDS:
         arena = run_history(seed, RULES[seed % len(RULES)])
         for kind, count in arena.tally.items():
             tally[kind] = tally.get(kind, 0) + count
         ownerships += len(arena.history.served)
         confirmed += len(arena.history.confirmed)
         events += arena.world.event_count
+        tally["late link"] = tally.get("late link", 0) + arena.server.late_count
     print(
-        f"seeds {FIRST} to {FIRST + COUNT - 1}: {ownerships} ownerships, {confirmed} confirmed items, {events} events; faults "
+        f"seeds {SEEDS[0]} to {SEEDS[-1]}: {ownerships} ownerships, {confirmed} confirmed items, {events} events; faults "
         + ", ".join(f"{kind} {count}" for kind, count in sorted(tally.items()))
     )
-    assert ownerships > 2 * COUNT and confirmed > 10 * COUNT
+    assert ownerships > 2 * len(SEEDS) and confirmed > 10 * len(SEEDS)
 
 
 def test_a_seed_replays_its_history():
@@ -79,10 +79,10 @@ TRAPS = {
 
 @pytest.mark.parametrize("trap", TRAPS)
 def test_with_the_rule_off_the_judge_finds_trap(trap):
-    rules, seeds = TRAPS[trap]
-    for seed in range(seeds):
+    rules, count = TRAPS[trap]
+    for seed in range(count):
         try:
             run_history(seed, rules)
         except Broken:
             return
-    pytest.fail(f"no history of {seeds} showed the trap")
+    pytest.fail(f"no history of {count} showed the trap")

@@ -1,21 +1,21 @@
 """Real journals on one simulated disk: at any call of one owner another takes over, down to three deep; then they wake up again.
 
 The former owners are zombies whose clocks stood still: only the lookup fence and the chain of openings hold them.  Whatever was
-confirmed, by whomever, is there afterwards, through kills and power losses.  GRIDMSG_TAKEOVER_SEEDS="first:count" sets the
+confirmed, by whomever, is there afterwards, through kills and power losses.  GRIDMSG_TAKEOVER_SEEDS="first:count" or "count" sets the
 seeds; a failure names its seed, and `run_history(seed)` replays it.
 """
 
 from __future__ import annotations
 
-import os
 import random
 
 from store.errors import Fenced
 from store.lease import InUse
 from tests.support.disk import SimulatedDisk
+from tests.support.seeds import seeds
 from tests.support.store_drive import Stepped, message, unit
 
-FIRST, COUNT = map(int, os.environ.get("GRIDMSG_TAKEOVER_SEEDS", "0:120").split(":"))
+SEEDS = seeds("GRIDMSG_TAKEOVER_SEEDS", 120)
 LANE = 1
 DEEP_MAX = 3
 
@@ -151,12 +151,12 @@ def run_history(seed: int) -> Arena:
 
 def test_a_take_over_at_any_call_loses_nothing_confirmed():
     take_overs = fenced = confirmed = 0
-    for seed in range(FIRST, FIRST + COUNT):
+    for seed in SEEDS:
         arena = run_history(seed)
         take_overs += arena.take_overs
         fenced += arena.fenced
         confirmed += len(arena.confirmed)
     print(
-        f"seeds {FIRST} to {FIRST + COUNT - 1}: {take_overs} take-overs amid a call, {fenced} owners fenced, {confirmed} confirmed"
+        f"seeds {SEEDS[0]} to {SEEDS[-1]}: {take_overs} take-overs amid a call, {fenced} owners fenced, {confirmed} confirmed"
     )
-    assert take_overs > COUNT and fenced > COUNT / 2 and confirmed > 10 * COUNT
+    assert take_overs > len(SEEDS) and fenced > len(SEEDS) / 2 and confirmed > 10 * len(SEEDS)

@@ -1,10 +1,12 @@
 """Hosts, clocks and a shared folder in one thread of time: what the lease protocol is simulated in.
 
 Everything happens in true time, which nobody sees.  Each host has its own clock, that runs at its own rate from its own offset; one
-clock goes on while the host sleeps, the other stands still.  Each process has tasks, Python threads of which one runs at a
+clock goes on while the host sleeps, the other stands still.  Each process has tasks, of which one runs at a
 time; every call of the file system is a point where others may run, for as long as the seed says, and where
-the process may be stopped or killed.  Names that did not exist may be remembered by a host for up to `lag_seconds` (NFS); content of
-a file opened anew is never old.
+the process may be stopped or killed.  Names that did not exist may be remembered by a host for up to `lag_seconds` (NFS), content
+of a file opened anew may be `stale_seconds` old, and a link whose caller was told of a failure may be made later.
+
+Tasks are greenlets where that package is installed, else threads, which cost three times as much; histories are the same.
 """
 
 from __future__ import annotations
@@ -14,8 +16,18 @@ import heapq
 import random
 import threading
 from collections.abc import Callable
+from types import ModuleType
 
 from store.lease.host import Identity
+
+greenlet: ModuleType | None
+try:
+    import greenlet
+except ImportError:
+    greenlet = None
+
+LATE_LINK_CHANCE = 0.03
+LOST_ANSWER_CHANCE = 0.05
 
 
 class Killed(BaseException):
@@ -23,22 +35,17 @@ class Killed(BaseException):
 
 
 class Task:
-    """A thread that runs only while it has the baton."""
+    """What a process does, from pause to pause."""
 
     def __init__(self, world: World, process: Process, body: Callable[[], None]) -> None:
         self.world = world
         self.process = process
         self._body = body
-        # Plain locks: a semaphore costs ten times as much.
-        self._baton = threading.Lock()
-        self._baton.acquire()
         self.is_done = False
         self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._turns: Turns = LightTurns(self._run) if greenlet else ThreadTurns(self._run)
 
     def _run(self) -> None:
-        self._baton.acquire()
         try:
             if self.process.is_killed:
                 raise Killed
@@ -48,19 +55,60 @@ class Task:
         except BaseException as error:
             self.error = error
         self.is_done = True
-        self.world.baton.release()
 
     def resume(self) -> None:
         """Let it run to its next pause."""
-        self._baton.release()
-        self.world.baton.acquire()
+        self._turns.resume()
 
     def pause(self) -> None:
-        """Give the baton back; called in the task."""
-        self.world.baton.release()
-        self._baton.acquire()
+        """Let the world go on; called in the task."""
+        self._turns.pause()
         if self.process.is_killed:
             raise Killed
+
+
+class LightTurns:
+    """A greenlet, and the world it came from."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        assert greenlet is not None
+        self._light = greenlet.greenlet(run)
+
+    def resume(self) -> None:
+        self._light.parent = greenlet.getcurrent()
+        self._light.switch()
+
+    def pause(self) -> None:
+        self._light.parent.switch()
+
+
+class ThreadTurns:
+    """A thread that runs only while it has the baton."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._body = run
+        # Plain locks: a semaphore costs ten times as much.
+        self._go = threading.Lock()
+        self._go.acquire()
+        self._done = threading.Lock()
+        self._done.acquire()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        self._go.acquire()
+        self._body()
+        self._done.release()
+
+    def resume(self) -> None:
+        self._go.release()
+        self._done.acquire()
+
+    def pause(self) -> None:
+        self._done.release()
+        self._go.acquire()
+
+
+Turns = LightTurns | ThreadTurns
 
 
 class World:
@@ -69,8 +117,6 @@ class World:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
-        self.baton = threading.Lock()
-        self.baton.acquire()
         self._queue: list[tuple[float, int, Task]] = []
         self._number = 0
         self.processes: list[Process] = []
@@ -202,6 +248,20 @@ class Server:
         self.files: dict[str, bytearray] = {}
         self.born: dict[str, float] = {}
         self.views: dict[tuple[str, str], float] = {}
+        # Runs what happens later than its caller was told.
+        self.daemon = Process(world, SimHost(world, "server", 1.0, 0.0, "server"), 1)
+        self.late_count = 0
+
+    def put_late(self, path: str, content: bytes, delay: float) -> None:
+        """A link that is made after its caller was told that it failed, if the name is still free then."""
+
+        def put() -> None:
+            if path not in self.files:
+                self.late_count += 1
+                self.put(path, content)
+                self.note_version(path)
+
+        self.daemon.start(put, delay)
 
     def put(self, path: str, content: bytes) -> None:
         self.files[path] = bytearray(content)
@@ -239,6 +299,7 @@ class Mount:
         self._pause = pause
         self.is_writable = True
         self.writable_at = 0.0
+        self.late_seconds = 1.0
 
     def _call(self, name: str) -> None:
         self._pause(name)
@@ -306,10 +367,15 @@ class Mount:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", source)
         if target in self._server.files:
             raise FileExistsError(errno.EEXIST, "File exists", target)
+        dice = self._server.world.random
+        if dice.random() < LATE_LINK_CHANCE:
+            raw = bytes(self._server.files[source])
+            self._server.put_late(target, raw, dice.random() * self.late_seconds)
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out", target)
         self._server.put(target, bytes(self._server.files[source]))
         self._server.note_version(target)
         self._server.views[self._process.host.name, target] = 0.0
-        if self._server.world.random.random() < 0.05:
+        if dice.random() < LOST_ANSWER_CHANCE:
             # The answer got lost; the retry found the name taken.
             raise FileExistsError(errno.EEXIST, "File exists", target)
 
