@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -34,6 +35,13 @@ log = logging.getLogger("gridmsg.broker")
 LISTEN_AGAIN_SECONDS: Final = 0.25
 LISTEN_SECONDS_MAX: Final = 60.0
 """How long a new owner tries to get ports that the former one, on the same host, may still hold."""
+SERVING_MODULES: Final = {
+    "stomp": ("broker.session.stomp",),
+    "amqp": ("broker.session.amqp_connection",),
+    "websocket": ("broker.session.stomp", "broker.net.websocket"),
+    "management": ("broker.management.api",),
+}
+"""What a listener's protocol imports when the broker begins to serve, or soon after."""
 CLOSE_SECONDS_MAX: Final = 30.0
 """A clean stop that takes longer loses its lease, so that another may serve."""
 
@@ -250,8 +258,18 @@ class Duty:
         for index, listener in enumerate(self._config.listeners):
             if listener.protocol == "management":
                 self._keep_management(index, listener)
+        threading.Thread(target=self._warm, name="standby-warming", daemon=True).start()
         assert self._failover is not None, "without a locker nobody stands by"
         self._failover.stand_by()
+
+    def _warm(self) -> None:
+        """Import now what serving needs: at a take-over it would be most of the work (measured: 130 of 165 ms)."""
+        for listener in self._config.listeners:
+            for name in SERVING_MODULES[listener.protocol]:
+                importlib.import_module(name)
+        # Long-lived from here on; the collection before serving has little left to look at.
+        gc.collect()
+        gc.freeze()
 
     def _keep_management(self, index: int, listener: Listener) -> None:
         """Listen for health and status; where the active broker of this host has the port, do without."""
