@@ -161,6 +161,7 @@ class Server:
             self._broker.add_vhost(name)
         self._accounts = config.accounts()
         self._accounts.check_later = self._checks
+        self._accounts.slow_down(self._broker.clock.now, reactor.callLater)
         self._register = AccountRegister(self._broker, self._accounts, config.broker.vhosts)
         self._register.restore(recovered.definitions)
         self._register.on_changed = self._recheck

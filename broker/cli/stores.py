@@ -15,6 +15,8 @@ import click
 
 from broker.cli.base import Failure, Place, json_option, print_json, say, site_options
 
+HIDDEN = "(hidden)"
+
 
 @click.group()
 def store() -> None:
@@ -72,12 +74,12 @@ def store_verify(place: Place, as_json: bool) -> int:
 @store.command(name="dump")
 @site_options
 def store_dump(place: Place) -> None:
-    """Print every intact batch as one line of JSON."""
+    """Print every intact batch as one line of JSON; what a password is known by is left out."""
     from store import inspect
 
     with _store_of(place) as folder:
         for batch in inspect.dump(folder):
-            click.echo(json.dumps(batch, ensure_ascii=False, default=_plain))
+            click.echo(json.dumps(_without_passwords(batch), ensure_ascii=False, default=_plain))
 
 
 @store.command(name="salvage")
@@ -152,6 +154,18 @@ def _store_of(place: Place) -> Iterator[str]:
         yield str(folder)
     except StoreError as error:
         raise Failure(str(error)) from None
+
+
+def _without_passwords(value: Any) -> Any:
+    """The value with the hashes of users' passwords hidden: a dump is shown around."""
+    if isinstance(value, dict):
+        return {
+            key: HIDDEN if key == "password" and one else _without_passwords(one)
+            for key, one in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_without_passwords(one) for one in value]
+    return value
 
 
 def _plain(value: Any) -> Any:

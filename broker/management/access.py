@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from broker.errors import NotFound
-from broker.management.call import BadCall, Call
+from broker.management.call import MADE, BadCall, Call, Slow
 from broker.session.auth import User
-from broker.session.passwords import BUILT_IN, hash_password
+from broker.session.passwords import BUILT_IN, check_password, hash_password
 
 # Users
 
@@ -31,17 +31,38 @@ def user(call: Call) -> Any:
 def put_user(call: Call) -> Any:
     """PUT /api/users/NAME: `password` or `password_hash` (Argon2; empty: none), `tags`; what is not named stays.
 
-    A plain `password` is hashed here, which holds the broker up for tens of milliseconds: `gridmsg user` sends hashes.
+    A plain `password` is hashed outside the reactor thread; `gridmsg user` sends hashes.
     """
     call.administrator()
-    password_hash = call.text("password_hash") if "password_hash" in call.body else None
-    if password_hash is None and "password" in call.body:
-        try:
-            password_hash = hash_password(call.text("password"))
-        except ValueError as error:
-            raise BadCall(f"'password': {error}") from None
-    call.register.put_user(call.path[0], password_hash, _tags(call))
-    return None
+    name, tags = call.path[0], _tags(call)
+    if "password_hash" in call.body:
+        return _put_user(call, name, call.text("password_hash"), tags)
+    if "password" not in call.body:
+        return _put_user(call, name, None, tags)
+    password = call.text("password")
+    try:
+        check_password(password)
+    except ValueError as error:
+        raise BadCall(f"'password': {error}") from None
+    call.register.check_user(name, tags)
+    hashed: list[str] = []
+
+    def work() -> bool:
+        hashed.append(hash_password(password))
+        return True
+
+    def finish() -> Any:
+        # Who asked may have lost the right while it was hashed.
+        call.administrator()
+        return _put_user(call, name, hashed[0], tags)
+
+    return Slow(work, finish)
+
+
+def _put_user(call: Call, name: str, password_hash: str | None, tags: list[str] | None) -> Any:
+    is_new = name not in call.register.accounts.users
+    call.register.put_user(name, password_hash, tags)
+    return MADE if is_new else None
 
 
 def delete_user(call: Call) -> Any:
@@ -113,10 +134,10 @@ def put_permission(call: Call) -> Any:
     """PUT /api/permissions/VHOST/USER: `configure`, `write`, `read`."""
     call.administrator()
     vhost, name = call.path
-    call.register.set_rights(
-        name, vhost, call.text("configure"), call.text("write"), call.text("read")
-    )
-    return None
+    three = call.text("configure"), call.text("write"), call.text("read")
+    is_new = vhost not in call.register.user(name).rights
+    call.register.set_rights(name, vhost, *three)
+    return MADE if is_new else None
 
 
 def delete_permission(call: Call) -> Any:
@@ -166,10 +187,11 @@ def put_topic_permission(call: Call) -> Any:
     """PUT /api/topic-permissions/VHOST/USER: `exchange`, `write`, `read`."""
     call.administrator()
     vhost, name = call.path
-    call.register.set_topic_rights(
-        name, vhost, call.text("exchange"), call.text("write"), call.text("read")
-    )
-    return None
+    exchange, write, read = call.text("exchange"), call.text("write"), call.text("read")
+    rights = call.register.user(name).rights.get(vhost)
+    is_new = rights is not None and exchange not in rights.topics
+    call.register.set_topic_rights(name, vhost, exchange, write, read)
+    return MADE if is_new else None
 
 
 def delete_topic_permission(call: Call) -> Any:
@@ -199,8 +221,9 @@ def vhost(call: Call) -> Any:
 def put_vhost(call: Call) -> Any:
     """PUT /api/vhosts/NAME; who makes it gets all rights in it."""
     call.administrator()
+    is_new = call.path[0] not in call.broker.vhosts
     call.register.add_vhost(call.path[0], call.identity.name)
-    return None
+    return MADE if is_new else None
 
 
 def delete_vhost(call: Call) -> Any:

@@ -23,7 +23,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from broker.core.broker import Broker
 from broker.errors import AccessRefused, BrokerError, NotFound, ProtocolViolation
 from broker.management import access, letters, metrics, operations
-from broker.management.call import MADE, BadCall, Call
+from broker.management.call import MADE, BadCall, Call, Slow
 from broker.management.page import PAGE
 from broker.session.accounts import AccountRegister
 from broker.session.auth import Accounts, Identity, Login
@@ -293,12 +293,42 @@ class Api(Resource):
                 )
             )
         except BrokerError as error:
-            return self._settle(request, _status(error), _error(error.name.lower(), error.text))
+            return self._refuse(request, error)
+        if isinstance(result, Slow):
+            return self._work(request, method, result)
+        return self._tell(request, method, result)
+
+    def _refuse(self, request: Request, error: BrokerError) -> Any:
+        return self._settle(request, _status(error), _error(error.name.lower(), error.text))
+
+    def _tell(self, request: Request, method: str, result: Any) -> Any:
         if method == "GET":
             return _answer(request, 200, result)
         if result is MADE:
             return self._settle(request, 201, None)
         return self._settle(request, 200 if result is not None else 204, result)
+
+    def _work(self, request: Request, method: str, slow: Slow) -> Any:
+        """Answer once the slow work is done, in the turn of who asked for it."""
+        outcome: list[bool] = []
+
+        def answer() -> Any:
+            if not outcome:
+                busy = _error("too_many_requests", "too much to hash at one time; try again")
+                return _answer(request, 429, busy)
+            try:
+                return self._tell(request, method, slow.finish())
+            except BrokerError as error:
+                return self._refuse(request, error)
+
+        later = _later(request, answer)
+
+        def done(is_done: bool) -> None:
+            outcome.append(is_done)
+            later()
+
+        self._register.accounts.work_later(_peer(request), slow.work, done, later)
+        return NOT_DONE_YET
 
     def _settle(self, request: Request, status: int, result: Any) -> Any:
         """Answer when everything done so far is durable."""
@@ -315,6 +345,7 @@ class Api(Resource):
         login = self._register.accounts.authenticate(
             PasswordLogin(name.decode("utf-8", "replace"), password.decode("utf-8", "replace")),
             _is_loopback(request),
+            _peer(request),
         )
 
         def answer() -> Any:
@@ -406,6 +437,10 @@ def _body(request: Request) -> Mapping[str, Any]:
 
 def _host(request: Request) -> str:
     return str(getattr(request.getClientAddress(), "host", ""))
+
+
+def _peer(request: Request) -> str:
+    return f"{_host(request)}:{getattr(request.getClientAddress(), 'port', 0)}"
 
 
 def _is_loopback(request: Request) -> bool:

@@ -30,6 +30,15 @@ MADE: Final = Made()
 
 @final
 @dataclass(frozen=True, slots=True)
+class Slow:
+    """The result of a call that needs slow work: `work` runs outside the reactor thread, then `finish` gives the result."""
+
+    work: Callable[[], bool]
+    finish: Callable[[], Any]
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Call:
     """Who asks what.  `path` holds the variable parts of the address, unquoted."""
 

@@ -95,10 +95,9 @@ class AccountRegister:
 
         `password_hash` empty: no login by password.  Raises PreconditionFailed.
         """
-        _check_name(name, "user")
         if password_hash and (why := objection(password_hash)):
             raise PreconditionFailed(f"password of user '{name}': {why}")
-        kept_tags = None if tags is None else _checked_tags(tags)
+        kept_tags = self.check_user(name, tags)
         user = self.accounts.users.get(name)
         if user is None:
             if len(self.accounts.users) >= USERS_MAX:
@@ -116,6 +115,11 @@ class AccountRegister:
                 user.tags = kept_tags
         self._write_user(user)
         self.on_changed()
+
+    def check_user(self, name: str, tags: Iterable[str] | None) -> tuple[str, ...] | None:
+        """Raise PreconditionFailed unless a user may have the name and tags; returns the tags without doubles."""
+        _check_name(name, "user")
+        return None if tags is None else _checked_tags(tags)
 
     def delete_user(self, name: str) -> None:
         """Delete a user with its rights; its connections are closed.  Raises NotFound, PreconditionFailed."""

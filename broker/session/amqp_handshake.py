@@ -84,7 +84,7 @@ def _start_ok(
     except AccessRefused as refused:
         _refuse_login(connection, mechanism, refused)
         return
-    login = connection.accounts.authenticate(credentials, connection.is_loopback)
+    login = connection.accounts.authenticate(credentials, connection.is_loopback, connection.peer)
     connection.await_login(login, lambda: _logged_in(connection, mechanism, login))
 
 
@@ -159,7 +159,7 @@ def _update_secret(connection: AmqpConnection, new_secret: bytes, _reason: str) 
     identity = connection.identity
     assert identity is not None, "an open connection has logged in"
     credentials = sasl.PasswordLogin(identity.name, new_secret.decode(errors="replace"))
-    login = connection.accounts.authenticate(credentials, connection.is_loopback)
+    login = connection.accounts.authenticate(credentials, connection.is_loopback, connection.peer)
     connection.await_login(login, lambda: _secret_updated(connection, login))
 
 

@@ -3,7 +3,8 @@
 Rights are RabbitMQ's: per vhost three patterns (configure, write, read) on resource names, and per topic exchange two on
 routing keys.  An `Identity` sees its user's rights as they are now, not as they were at login.  Passwords are checked by Argon2
 outside the reactor thread; a right one is remembered as a keyed hash, so that a storm of reconnecting clients costs nothing.
-Who changes accounts: `session.accounts`.  Tests: tests/unit/broker/session/test_auth.py, test_auth_rights.py.
+Guesses slow down (`session.guesses`), and a refusal says by neither text nor time whether there is such a user.
+Who changes accounts: `session.accounts`.  Tests: tests/unit/broker/session/test_auth.py, test_auth_rights.py, test_auth_guesses.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Final, Literal, Protocol, final, runtime_checkable
 
 from broker.errors import AccessRefused
 from broker.session.dn import DN, comma_form, parse
+from broker.session.fairness import FairQueue, RunLater
+from broker.session.guesses import FailedLogins, source_of
 from broker.session.passwords import BUILT_IN, PASSWORD_BYTES_MAX
 from broker.session.sasl import CertificateLogin, Credentials, PasswordLogin
 
@@ -29,8 +32,10 @@ Origin = Literal["built-in", "configuration", "store"]
 
 ADMINISTRATOR: Final = "administrator"
 PATTERN_CHARACTERS_MAX: Final = 1000
-CHECKS_WAITING_MAX: Final = 200
-"""Passwords that wait for their Argon2; one more login is refused."""
+JOINED_MAX: Final = 20_000
+"""Logins that wait for one and the same check; one more is refused."""
+REFUSAL_SECONDS: Final = 0.5
+"""A refusal comes so long after the question at least: longer than what a right name costs more than a wrong one."""
 REMEMBERED_MAX: Final = 10_000
 ALL_RIGHTS: Final = (".*", ".*", ".*")
 
@@ -212,8 +217,39 @@ class Login:
             self.on_settled()
 
 
-CheckLater = Callable[[Callable[[], bool], Callable[[bool], None]], None]
-"""Runs a slow check in another thread and hands its result to the second argument in the reactor thread."""
+CallLater = Callable[[float, Callable[[], None]], object]
+"""Calls after so many seconds."""
+
+
+@final
+class _Guess:
+    """A name and password from somewhere, until its login is settled.
+
+    `digest` stands for the password, keyed; `stamp` for the password tried on the account as it was.
+    """
+
+    __slots__ = (
+        "began_at",
+        "digest",
+        "is_loopback",
+        "login",
+        "name",
+        "password",
+        "source",
+        "stamp",
+    )
+
+    def __init__(
+        self, login: Login, credentials: PasswordLogin, is_loopback: bool, source: str
+    ) -> None:
+        self.login = login
+        self.name = credentials.name
+        self.password = credentials.password
+        self.is_loopback = is_loopback
+        self.source = source
+        self.digest = b""
+        self.stamp = b""
+        self.began_at = 0.0
 
 
 @final
@@ -222,7 +258,7 @@ class Accounts:
 
     `passwords` maps names to either `plain:<text>` (only for the built-in guest) or an Argon2 hash; `guest` is accepted from
     loopback addresses only.  `subjects` maps certificate subjects to user names.  Without `check_later` (tests) Argon2
-    runs where it is asked for.
+    runs where it is asked for; without `slow_down` guesses are answered at once.
     """
 
     def __init__(
@@ -234,13 +270,17 @@ class Accounts:
         subjects: Mapping[DN, str] | None = None,
     ) -> None:
         self.users: dict[str, User] = {}
-        self.check_later: CheckLater | None = None
+        self.check_later: RunLater | None = None
+        self._checks = FairQueue(self._run_later)
+        self._failed = FailedLogins()
+        self._now: Callable[[], float] = lambda: 0.0
+        self._call_later: CallLater | None = None
         self._subjects = dict(subjects or {})
         self._named: dict[DN, str] = {}
         self._verify_hash = verify_hash
         self._remember_key = secrets.token_bytes(32)
         self._remembered: dict[str, tuple[str, bytes]] = {}
-        self._waiting: dict[tuple[str, str, bytes], list[tuple[Login, bool]]] = {}
+        self._waiting: dict[tuple[str, str, bytes], list[_Guess]] = {}
         for name, known in passwords.items():
             origin: Origin = "built-in" if known.startswith(BUILT_IN) else "configuration"
             tags = (ADMINISTRATOR,) if name in administrators else ()
@@ -282,20 +322,46 @@ class Accounts:
 
     def login(self, name: str, password: str, is_loopback: bool) -> Identity:
         """Log in by password where Argon2 may run at once: tests and tools.  Raises AccessRefused."""
-        later, self.check_later = self.check_later, None
+        check_later, self.check_later = self.check_later, None
+        call_later, self._call_later = self._call_later, None
         try:
             return self.authenticate(PasswordLogin(name, password), is_loopback).identity()
         finally:
-            self.check_later = later
+            self.check_later, self._call_later = check_later, call_later
 
-    def authenticate(self, credentials: Credentials, is_loopback: bool) -> Login:
-        """Find out who a peer is.  The login may be settled only later; set its `on_settled` then."""
+    def slow_down(self, now: Callable[[], float], call_later: CallLater) -> None:
+        """Make who guesses wait, and refusals come late.  `now` is a clock that never goes back."""
+        self._now = now
+        self._call_later = call_later
+
+    def authenticate(self, credentials: Credentials, is_loopback: bool, peer: str = "") -> Login:
+        """Find out who a peer is, which is "ADDRESS:PORT".
+
+        The login may be settled only later; set its `on_settled` then.
+        """
         login = Login()
         if isinstance(credentials, CertificateLogin):
             login.settle(self._by_certificate(credentials.subject, is_loopback))
         else:
-            self._by_password(credentials, is_loopback, login)
+            self._by_password(_Guess(login, credentials, is_loopback, source_of(peer)))
         return login
+
+    def work_later(
+        self,
+        peer: str,
+        work: Callable[[], bool],
+        done: Callable[[bool], None],
+        refused: Callable[[], None],
+    ) -> None:
+        """Run other slow work, such as hashing, in the turn of who asked for it; `done` is called in the reactor thread."""
+        if self.check_later is None:
+            done(work())
+        else:
+            self._checks.add(source_of(peer), work, done, refused)
+
+    def _run_later(self, work: Callable[[], bool], done: Callable[[bool], None]) -> None:
+        assert self.check_later is not None, "work is queued for another thread only"
+        self.check_later(work, done)
 
     def _by_certificate(self, subject: DN, is_loopback: bool) -> Identity | AccessRefused:
         name = self._subjects.get(subject) or self._named.get(subject)
@@ -304,41 +370,76 @@ class Accounts:
             return _refused(comma_form(subject))
         return _admitted(user, is_loopback)
 
-    def _by_password(self, credentials: PasswordLogin, is_loopback: bool, login: Login) -> None:
-        name = credentials.name
-        given = credentials.password.encode("utf-8", "surrogatepass")
-        user = self.users.get(name)
-        if user is None or not user.password_hash or len(given) > PASSWORD_BYTES_MAX:
-            login.settle(_refused(name))
+    def _by_password(self, guess: _Guess) -> None:
+        """Look at a guess now, or after the wait that its source has brought upon itself."""
+        name = guess.name
+        if name == "guest" and not guess.is_loopback:
+            # Before its password is looked at: nobody elsewhere learns whether it is the right one.
+            guess.login.settle(AccessRefused("non-loopback access denied"))
+            return
+        given = guess.password.encode("utf-8", "surrogatepass")
+        if len(given) > PASSWORD_BYTES_MAX:
+            guess.login.settle(_refused(name))
+            return
+        guess.digest = hmac.digest(self._remember_key, given, hashlib.sha256)
+        if self._call_later is None:
+            self._look(guess)
+            return
+        guess.began_at = now = self._now()
+        guess.stamp = self._stamp(guess)
+        if self._failed.is_known_wrong(guess.source, name, guess.stamp):
+            self._settle(guess, _refused(name))
+            return
+        wait_seconds = self._failed.wait_seconds(guess.source, name, now)
+        if wait_seconds is None:
+            log.warning(
+                "login of '%s' from %s refused without a look: too many wrong passwords from there",
+                shown(name),
+                guess.source,
+            )
+            self._settle(guess, _refused(name))
+        elif wait_seconds:
+            self._call_later(wait_seconds, lambda: self._look(guess))
+        else:
+            self._look(guess)
+
+    def _stamp(self, guess: _Guess) -> bytes:
+        """What a wrong guess is known by: the password, and the account as it is looked at."""
+        user = self.users.get(guess.name)
+        known = user.password_hash if user is not None else ""
+        return hmac.digest(self._remember_key, guess.digest + known.encode(), hashlib.sha256)
+
+    def _look(self, guess: _Guess) -> None:
+        user = self.users.get(guess.name)
+        if self._call_later is not None:
+            guess.stamp = self._stamp(guess)
+        if user is None or not user.password_hash:
+            self._outcome(guess, user, is_right=False)
             return
         known = user.password_hash
         if known.startswith(BUILT_IN):
+            given = guess.password.encode("utf-8", "surrogatepass")
             is_right = hmac.compare_digest(known.removeprefix(BUILT_IN).encode(), given)
-            login.settle(_admitted(user, is_loopback) if is_right else _refused(name))
+            self._outcome(guess, user, is_right)
             return
-        digest = hmac.digest(self._remember_key, given, hashlib.sha256)
-        remembered = self._remembered.get(name)
+        remembered = self._remembered.get(guess.name)
         if remembered is not None and remembered[0] == known:
             # A user has one password: what is not the remembered one is wrong.
-            is_right = hmac.compare_digest(remembered[1], digest)
-            login.settle(_admitted(user, is_loopback) if is_right else _refused(name))
+            self._outcome(guess, user, hmac.compare_digest(remembered[1], guess.digest))
             return
-        self._check(user, credentials.password, digest, login, is_loopback)
+        self._check(user, guess)
 
-    def _check(
-        self, user: User, password: str, digest: bytes, login: Login, is_loopback: bool
-    ) -> None:
-        known = user.password_hash
-        key = (user.name, known, digest)
-        waiting = self._waiting.get(key)
-        if waiting is not None and len(waiting) < CHECKS_WAITING_MAX:
-            waiting.append((login, is_loopback))
+    def _check(self, user: User, guess: _Guess) -> None:
+        known, password = user.password_hash, guess.password
+        key = (user.name, known, guess.digest)
+        joined = self._waiting.get(key)
+        if joined is not None:
+            if len(joined) < JOINED_MAX:
+                joined.append(guess)
+            else:
+                self._too_many([guess])
             return
-        if len(self._waiting) >= CHECKS_WAITING_MAX or waiting is not None:
-            log.warning("login of '%s' refused: too many logins at one time", shown(user.name))
-            login.settle(_refused(user.name))
-            return
-        self._waiting[key] = [(login, is_loopback)]
+        self._waiting[key] = [guess]
 
         def check() -> bool:
             return self._verify_hash(known, password)
@@ -349,11 +450,18 @@ class Accounts:
         if self.check_later is None:
             done(check())
         else:
-            self.check_later(check, done)
+            self._checks.add(
+                guess.source, check, done, lambda: self._too_many(self._waiting.pop(key))
+            )
+
+    def _too_many(self, guesses: list[_Guess]) -> None:
+        for guess in guesses:
+            log.warning("login of '%s' refused: too many logins at one time", shown(guess.name))
+            guess.login.settle(_refused(guess.name))
 
     def _checked(self, key: tuple[str, str, bytes], is_right: bool) -> None:
         name, known, digest = key
-        logins = self._waiting.pop(key)
+        guesses = self._waiting.pop(key)
         user = self.users.get(name)
         # The account may have changed while Argon2 ran.
         is_right = is_right and user is not None and user.password_hash == known
@@ -361,11 +469,27 @@ class Accounts:
             if len(self._remembered) >= REMEMBERED_MAX:
                 self._remembered.clear()
             self._remembered[name] = (known, digest)
-        for login, is_loopback in logins:
-            if is_right and user is not None:
-                login.settle(_admitted(user, is_loopback))
-            else:
-                login.settle(_refused(name))
+        for guess in guesses:
+            self._outcome(guess, user, is_right)
+
+    def _outcome(self, guess: _Guess, user: User | None, is_right: bool) -> None:
+        """A guess was looked at: count it, and settle its login."""
+        if is_right and user is not None:
+            self._failed.succeeded(guess.source, guess.name)
+            guess.login.settle(_admitted(user, guess.is_loopback))
+            return
+        if self._call_later is not None:
+            self._failed.failed(guess.source, guess.name, guess.stamp, self._now())
+        self._settle(guess, _refused(guess.name))
+
+    def _settle(self, guess: _Guess, refusal: AccessRefused) -> None:
+        """Refuse, no sooner than any other refusal would come."""
+        guess.password = ""
+        wait_seconds = guess.began_at + REFUSAL_SECONDS - self._now()
+        if self._call_later is None or wait_seconds <= 0:
+            guess.login.settle(refusal)
+        else:
+            self._call_later(wait_seconds, lambda: guess.login.settle(refusal))
 
 
 def _admitted(user: User, is_loopback: bool) -> Identity | AccessRefused:

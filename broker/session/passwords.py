@@ -24,9 +24,14 @@ def hash_password(text: str) -> str:
     """Return the Argon2id hash of a password; takes tens of milliseconds and 19 MiB.  Raises ValueError."""
     from argon2 import PasswordHasher
 
+    check_password(text)
+    return PasswordHasher(ROUNDS, MEMORY_KIB, LANES).hash(text)
+
+
+def check_password(text: str) -> None:
+    """Raise ValueError unless the text may be a password."""
     if not text or len(text.encode("utf-8", "surrogatepass")) > PASSWORD_BYTES_MAX:
         raise ValueError(f"a password of 1 to {PASSWORD_BYTES_MAX} bytes expected")
-    return PasswordHasher(ROUNDS, MEMORY_KIB, LANES).hash(text)
 
 
 def verify(known_hash: str, password: str) -> bool:

@@ -444,7 +444,7 @@ class StompSession:
         request = ConnectRequest(block)
         self._version = request.version
         login = self._accounts.authenticate(
-            request.credentials(self.certificate), self._is_loopback
+            request.credentials(self.certificate), self._is_loopback, self.peer
         )
         if login.is_settled:
             self._enter(request, login)

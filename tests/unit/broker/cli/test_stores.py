@@ -31,6 +31,27 @@ def test_stat_verify_and_dump_tell_what_is_there(tmp_path):
     assert [record[0] for record in lines[-1]["records"]] == ["publish", "define"]
 
 
+def test_a_dump_shows_no_password_hashes(tmp_path):
+    """Neither in the record that makes a user, nor in the definitions that begin the next segment."""
+    journal = Journal(str(tmp_path / "broker"), SMALL)
+    open_store(journal)
+    made = unit([(message(b"x"), 1, 0)])
+    made.define(json.dumps(["user", "ann"]), {"password": "$argon2id$secret", "tags": ["a"]})
+    made.define(json.dumps(["user", "none"]), {"password": "", "tags": []})
+    journal.commit(made)
+    journal.close()
+    for number in (1, 2):
+        journal = Journal(str(tmp_path / "broker"), SMALL)
+        open_store(journal)
+        journal.commit(unit([(message(b"x"), 1, number)]))
+        journal.close()
+    shown = run(tmp_path, "dump").output
+    assert "argon2id" not in shown
+    assert "ann" in shown and '"password": "(hidden)"' in shown and '"password": ""' in shown
+    records = [one for line in shown.splitlines() for one in json.loads(line)["records"]]
+    assert {"define", "definitions"} <= {one[0] for one in records}
+
+
 def test_salvage_rebuilds_what_verify_found_damaged(tmp_path):
     folder = small_store(tmp_path)
     for path in (folder / "checkpoints").iterdir():

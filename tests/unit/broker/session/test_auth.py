@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from broker.errors import AccessRefused
-from broker.session import auth
+from broker.session import auth, fairness
 from broker.session.auth import ALL_RIGHTS, Accounts, User
 from broker.session.dn import parse
 from broker.session.sasl import CertificateLogin, PasswordLogin
@@ -24,8 +24,8 @@ class Later:
         self.waiting.append((check, done))
 
     def run(self):
-        waiting, self.waiting = self.waiting, []
-        for check, done in waiting:
+        while self.waiting:
+            check, done = self.waiting.pop(0)
             done(check())
 
 
@@ -63,10 +63,9 @@ def test_guest_is_checked_at_once_and_from_loopback_only():
     assert (
         refusal(ground.log_in("guest", "guest", is_loopback=False)) == "non-loopback access denied"
     )
-    assert (
-        refusal(ground.log_in("guest", "no", is_loopback=False))
-        == "Access refused for user 'guest'"
-    )
+    # Whether it is the right password is not told elsewhere.
+    assert refusal(ground.log_in("guest", "no", is_loopback=False)) == "non-loopback access denied"
+    assert refusal(ground.log_in("guest", "no")) == "Access refused for user 'guest'"
     assert not ground.later.waiting
 
 
@@ -101,14 +100,14 @@ def test_the_same_login_a_hundred_times_is_one_check():
 
 
 def test_logins_that_wait_are_bounded(monkeypatch, caplog):
-    monkeypatch.setattr(auth, "CHECKS_WAITING_MAX", 3)
+    monkeypatch.setattr(fairness, "CHECKS_WAITING_MAX", 3)
     ground = Ground()
-    waiting = [ground.log_in("ann", f"guess{number}") for number in range(3)]
+    waiting = [ground.log_in("ann", f"guess{number}") for number in range(4)]
     with caplog.at_level(logging.WARNING):
         assert refusal(ground.log_in("ann", "one more")) == "Access refused for user 'ann'"
     assert "too many logins" in caplog.text and "one more" not in caplog.text
     ground.later.run()
-    assert [refusal(one) for one in waiting] == ["Access refused for user 'ann'"] * 3
+    assert [refusal(one) for one in waiting] == ["Access refused for user 'ann'"] * 4
     assert not ground.log_in("ann", "pw").is_settled
 
 
@@ -153,6 +152,15 @@ def test_passwords_are_kept_as_keyed_hashes_only():
     ground.later.run()
     kept = repr(ground.accounts._remembered) + repr(ground.accounts._waiting)
     assert "'pw'" not in kept and "b'pw'" not in kept.replace(repr(HASH + "pw"), "")
+
+
+def test_logins_that_wait_for_one_check_are_bounded(monkeypatch, caplog):
+    monkeypatch.setattr(auth, "JOINED_MAX", 2)
+    ground = Ground()
+    waiting = [ground.log_in("ann", "pw") for _ in range(2)]
+    assert refusal(ground.log_in("ann", "pw")) == "Access refused for user 'ann'"
+    ground.later.run()
+    assert [one.identity().name for one in waiting] == ["ann"] * 2
 
 
 # Certificates
