@@ -25,6 +25,7 @@ from broker.net.checks import Checks
 from broker.net.connection import Connection, SessionFactory
 from broker.net.late import LateFactory
 from broker.net.listener import ConnectionFactory
+from broker.net.reactor import import_reactor
 from broker.net.switch import SwitchFactory
 from broker.net.turn import Turn
 from broker.session.accounts import AccountRegister
@@ -55,11 +56,9 @@ class StartFailed(Exception):
 
 def run(config: Config) -> int:
     """Run a broker until it is told to stop; returns the exit status (0, or 1 when it could not start or its store failed)."""
-    from twisted.internet import reactor as installed
-
+    reactor = import_reactor()
     from broker.duty import Duty
 
-    reactor: Any = installed
     try:
         duty = Duty(config, reactor)
         duty.start()
@@ -125,7 +124,7 @@ class Server:
         self._ports: dict[int, Any] = {}
         self._checks = Checks(reactor.callFromThread)
         self._is_stopping = False
-        self._late: LateFactory | None = None
+        self._late: list[LateFactory] = []
         self._told_reason: str | None = None
         self._recovered: Recovered | None = None
         self._store = Journal(str(config.broker_folder), config.store_settings(), lease=lease)
@@ -207,8 +206,8 @@ class Server:
 
     def _factory(self, listener: Listener) -> Any:
         if listener.protocol == "management":
-            self._late = LateFactory("broker.management.api", self._make_management)
-            return self._late
+            self._late.append(LateFactory("broker.management.api", self._make_management))
+            return self._late[-1]
         factory = ConnectionFactory(
             self._broker,
             self._turn,
@@ -220,6 +219,12 @@ class Server:
         )
         if listener.protocol != "websocket":
             return factory
+        self._late.append(
+            LateFactory("broker.net.websocket", lambda: self._make_websocket(listener, factory))
+        )
+        return self._late[-1]
+
+    def _make_websocket(self, listener: Listener, factory: ConnectionFactory) -> Any:
         from broker.net.websocket import WebSocketFactory, WebSocketLimits
 
         limits = listener.limits
@@ -304,8 +309,8 @@ class Server:
     def started(self) -> None:
         """Clients may come: begin to tick."""
         self._tick()
-        if self._late is not None:
-            self._reactor.callLater(LATE_SECONDS, self._late.prepare)
+        for late in self._late:
+            self._reactor.callLater(LATE_SECONDS, late.prepare)
         # Long-lived from here on: the collector need not look at it again (performance.md, "How to keep it").
         gc.collect()
         gc.freeze()
