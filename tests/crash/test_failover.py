@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,8 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.failover import EXIT_HUNG
-from tests.support.failover import Pair, Publisher, Stomp, drain, fill, first_delivery_seconds
+from broker.failover import GRACE_SECONDS
+from tests.support.failover import Pair, Stomp, fill, first_delivery_seconds
+from tests.support.failover_faults import Faults, can_unshare, imitate_hangs
+from tests.support.failover_load import Load, assert_one_owner_at_a_time
 
 # Their clocks want a quiet machine: `make slow` runs them.
 pytestmark = [pytest.mark.crash, pytest.mark.slow]
@@ -45,68 +48,12 @@ def make_pair(tmp_path: Path, locker_config: str) -> Iterator:
     def make(config: str) -> Pair:
         pair = Pair(tmp_path, config + locker_config)
         made.append(pair)
-        pair.nodes[0].start()
-        pair.active()
-        pair.nodes[1].start()
-        pair.wait_for_role(pair.nodes[1], "standby")
+        pair.start()
         return pair
 
     yield make
     for pair in made:
         pair.close()
-
-
-class Load:
-    """Publishers at work on a pair, and the account at the end."""
-
-    def __init__(self, pair: Pair, count: int = 2) -> None:
-        self.pair = pair
-        ports = [node.stomp for node in pair.nodes]
-        self.publishers = [Publisher(ports, f"p{n}") for n in range(count)]
-        for one in self.publishers:
-            one.start()
-        self.wait_for_confirms()
-
-    def confirmed_count(self) -> int:
-        return sum(len(one.confirmed) for one in self.publishers)
-
-    def wait_for_confirms(self, count: int = 20, timeout_s: float = 20) -> None:
-        goal = self.confirmed_count() + count
-        deadline = time.monotonic() + timeout_s
-        while self.confirmed_count() < goal:
-            assert time.monotonic() < deadline, f"nothing is confirmed\n{self.pair.logs()}"
-            time.sleep(0.02)
-
-    def account(self) -> int:
-        """Stop, take everything out, and compare: returns how many were confirmed."""
-        for one in self.publishers:
-            one.is_stopped.set()
-        for one in self.publishers:
-            one.join(10)
-        found = drain(self.pair.active().stomp)
-        bodies = [body for body, _ in found]
-        counts: dict[bytes, int] = {}
-        for body in bodies:
-            counts[body] = counts.get(body, 0) + 1
-        for one in self.publishers:
-            label = one.label.encode()
-            lost = [n for n in one.confirmed if b"%s:%d" % (label, n) not in counts]
-            assert not lost, f"{len(lost)} confirmed lost: {lost[:9]}\n{self.pair.logs()}"
-            twice = [
-                n
-                for n in one.confirmed
-                if counts[b"%s:%d" % (label, n)] > 1 and n not in one.sent_again
-            ]
-            assert not twice, f"stored twice though sent once: {twice[:9]}"
-            # The ports that confirmed, in order of time, follow the ownerships: none comes back without a failover.
-        return sum(len(one.confirmed) for one in self.publishers)
-
-
-def assert_one_owner_at_a_time(load: Load, changes_max: int) -> None:
-    """Confirms change from broker to broker no more often than there were failovers."""
-    rows = sorted(row for one in load.publishers for row in one.confirmed.values())
-    changes = sum(1 for a, b in zip(rows, rows[1:], strict=False) if a[1] != b[1])
-    assert changes <= changes_max, f"{changes} changes of the confirming broker"
 
 
 def test_after_kill_9_on_the_same_host_the_standby_delivers_within_a_second(make_pair):
@@ -234,49 +181,31 @@ def test_a_half_written_renewal_leaves_the_proof_of_death_readable(make_pair):
     assert seconds < 1.0
 
 
-HANGING = """
-import os, time
-from store import files
+@pytest.mark.parametrize(
+    ("kind", "limit_s"), [("hung disk", LEASE_S), ("hung reactor", LEASE_S + GRACE_SECONDS + 1.0)]
+)
+def test_a_process_that_hangs_past_the_lease_ends_itself(tmp_path, kind, limit_s):
+    """Its sockets go first: clients are not held by a broker that can promise nothing.
 
-trigger = {trigger!r}
-sync = files.RealFile.sync
-
-def hanging(self):
-    while os.path.exists(trigger):
-        time.sleep(0.02)
-    sync(self)
-
-files.RealFile.sync = hanging
-from broker.cli import main
-main()
-"""
-
-
-def test_a_process_whose_file_system_hangs_past_the_lease_ends_itself(make_pair, tmp_path):
-    """Its sockets go first: clients are not held by a broker that can promise nothing."""
+    Trap 11: with the reactor hung, the renewing thread is well.
+    """
     pair = Pair(tmp_path, OTHER_HOST)
-    trigger = tmp_path / "hang"
-    pair.nodes[0].program = ["-c", HANGING.format(trigger=str(trigger))]
-    pair.nodes[0].start()
+    imitate_hangs(pair, tmp_path)
     try:
-        pair.active()
-        pair.nodes[1].start()
-        pair.wait_for_role(pair.nodes[1], "standby")
+        pair.start()
         load = Load(pair)
-        victim = pair.nodes[0]
-        client = Stomp(victim.stomp, timeout_s=LEASE_S + 1.0)
+        victim = pair.active()
+        client = Stomp(victim.stomp, timeout_s=limit_s + 1.0)
         since = time.monotonic()
-        trigger.touch()
-        with pytest.raises(ConnectionError):
-            client.frame()
-        closed = time.monotonic() - since
-        assert closed < LEASE_S
-        pair.wait_for_role(pair.nodes[1], "active")
-        assert victim.process.wait(10) == EXIT_HUNG
-        trigger.unlink()
+        with Faults(pair, random.Random(0)).kinds[kind](victim):
+            with pytest.raises(ConnectionError):
+                client.frame()
+            closed = time.monotonic() - since
+            assert closed < limit_s
+            pair.wait_for_role(pair.other(victim), "active")
         load.wait_for_confirms()
         load.account()
-        print(f"sockets closed {closed:.2f} s after the file system hung, lease {LEASE_S} s")
+        print(f"{kind}: sockets closed after {closed:.2f} s, lease {LEASE_S} s")
     finally:
         pair.close()
 
@@ -294,42 +223,42 @@ def test_the_time_of_a_take_over_does_not_grow_with_the_store(make_pair):
     assert seconds < 1.0
 
 
-def test_failovers_in_a_row_lose_nothing_confirmed(make_pair):
-    """Kill -9, SIGSTOP with SIGCONT after the take-over, clean stop, torn lease, in the order of the seed."""
+def test_failovers_in_a_row_lose_nothing_confirmed(tmp_path, locker_config):
+    """Every kind of fault of tests/support/failover_faults.py, again and again, in the order of the seed."""
     seed = int(os.environ.get("GRIDMSG_SEED", str(random.randrange(1 << 30))))
     dice = random.Random(seed)
-    pair = make_pair(SAME_HOST)
-    load = Load(pair)
-    tally: dict[str, int] = {}
-    gaps = []
-    for _ in range(FAILOVERS):
-        victim, heir = pair.roles()
-        load.wait_for_confirms(5)
-        time.sleep(dice.random() * 0.2)
-        kind = dice.choice(["kill", "kill", "kill", "stop", "clean", "torn"])
-        tally[kind] = tally.get(kind, 0) + 1
-        since = time.monotonic()
-        if kind == "stop":
-            victim.send_signal(signal.SIGSTOP)
-        elif kind == "clean":
-            victim.send_signal(signal.SIGTERM)
-            victim.process.wait(20)
-        else:
-            victim.kill()
-            if kind == "torn":
-                pair.lease_files()[-1].write_bytes(os.urandom(dice.randrange(6000)))
-        pair.active(besides=victim)
-        gaps.append((time.monotonic() - since, kind))
-        if kind == "stop":
-            time.sleep(dice.random() * 0.3)
-            victim.send_signal(signal.SIGCONT)
-        else:
-            victim.start()
-    confirmed = load.account()
-    # On a machine too busy to renew in a second there are more ownerships than failovers we caused.
-    epochs = len(pair.lease_files())
-    assert_one_owner_at_a_time(load, epochs - 1)
-    longest = {kind: round(max(s for s, k in gaps if k == kind), 2) for kind in tally}
+    pair = Pair(tmp_path, SAME_HOST + locker_config, is_mounted=can_unshare("-m"))
+    imitate_hangs(pair, tmp_path)
+    faults = Faults(pair, dice)
+    gaps: dict[str, list[float]] = {}
+    try:
+        pair.start()
+        load = Load(pair, has_consumer=True)
+        for kind in faults.order(FAILOVERS):
+            victim, heir = pair.roles(60)
+            load.wait_for_confirms(5)
+            time.sleep(dice.random() * 0.2)
+            since = time.monotonic()
+            with faults.kinds[kind](victim):
+                pair.active(60, besides=victim)
+                gaps.setdefault(kind, []).append(load.wait_for_delivery(heir.stomp, since))
+            if not victim.is_alive():
+                victim.start()
+        pair.roles(60)
+        confirmed = load.account()
+        # On a machine too busy to renew in a second there are more ownerships than failovers we caused.
+        epochs = len(pair.lease_files())
+        assert_one_owner_at_a_time(load, epochs - 1)
+    except BaseException:
+        print(f"seed {seed}, after { ({k: len(v) for k, v in gaps.items()}) }")
+        raise
+    finally:
+        pair.close()
+    tally = "; ".join(
+        f"{kind} {len(rows)} ({statistics.median(rows):.2f} s, at most {max(rows):.2f} s)"
+        for kind, rows in sorted(gaps.items())
+    )
     print(
-        f"seed {seed}: {FAILOVERS} failovers {tally}, {epochs} epochs, longest gaps {longest} s, {confirmed} confirmed, none lost"
+        f"seed {seed}: {FAILOVERS} failovers, {epochs} epochs, {confirmed} confirmed, "
+        f"{len(load.consumer.confirmed)} acknowledged, none lost or back; to the next delivery: {tally}"
     )

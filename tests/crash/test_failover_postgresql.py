@@ -20,7 +20,6 @@ import pytest
 
 from tests.crash.test_failover import (
     SAME_HOST,
-    Load,
     make_pair,  # noqa: F401 - a fixture
     test_a_clean_stop_hands_over_at_once,  # noqa: F401
     test_a_lock_left_by_a_foreign_process_holds_nobody_up,  # noqa: F401
@@ -31,6 +30,7 @@ from tests.crash.test_failover import (
     test_an_owner_whose_lease_became_unwritable_is_followed,  # noqa: F401
     test_failovers_in_a_row_lose_nothing_confirmed,  # noqa: F401
 )
+from tests.support.failover_load import Load
 
 pytest.importorskip("psycopg", reason='psycopg is missing: pip install "psycopg[binary]"')
 BIN = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)

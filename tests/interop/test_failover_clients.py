@@ -22,10 +22,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.crash, pytest.mark.slow]
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
     made = Pair(tmp_path, '[failover]\nlease = "1s"\n')
-    made.nodes[0].start()
-    made.active()
-    made.nodes[1].start()
-    made.wait_for_role(made.nodes[1], "standby")
+    made.start()
     yield made
     made.close()
 

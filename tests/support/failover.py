@@ -34,6 +34,9 @@ class Node:
         self.config = folder / f"{name}.toml"
         self.config.write_text(config)
         self.program = ["-m", "broker"]
+        self.prefix: list[str] = []
+        # At a file of this name and a kind (failover_faults.py) it hangs.
+        self.trigger = ""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -43,8 +46,15 @@ class Node:
     def start(self) -> None:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(  # noqa: S603
-                [sys.executable, *self.program, "broker", "run", "--data", str(self.data)]
-                + ["--config", str(self.config), "--port-offset", str(self.offset)],
+                [*self.prefix, sys.executable, *self.program, "broker", "run"]
+                + [
+                    "--data",
+                    str(self.data),
+                    "--config",
+                    str(self.config),
+                    "--port-offset",
+                    str(self.offset),
+                ],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
@@ -59,6 +69,12 @@ class Node:
         self.process.kill()
         self.process.wait()
         self.process = None
+
+    def in_mounts(self, *words: str) -> None:
+        """Run a command where the broker's mounts are."""
+        assert self.process is not None
+        enter = ["nsenter", "-t", str(self.process.pid), "-m"]
+        subprocess.run([*enter, *words], check=True)  # noqa: S603
 
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -81,11 +97,30 @@ class Node:
 
 
 class Pair:
-    """Two brokers on one store."""
+    """Two brokers on one store; `is_mounted`: each sees it by a mount of its own, which can be taken away."""
 
-    def __init__(self, folder: Path, config: str) -> None:
+    def __init__(self, folder: Path, config: str, is_mounted: bool = False) -> None:
         self.data = folder / "shared"
-        self.nodes = [Node(folder, name, self.data, config) for name in ("a", "b")]
+        self.is_mounted = is_mounted
+        shared = self.data / "broker"
+        shared.mkdir(parents=True)
+        self.nodes = []
+        for name in ("a", "b"):
+            data = folder / name if is_mounted else self.data
+            node = Node(folder, name, data, config)
+            if is_mounted:
+                (data / "broker").mkdir(parents=True)
+                script = 'mount --bind "$0" "$1" && shift && exec "$@"'
+                node.prefix = ["unshare", "-m", "sh", "-c", script, str(shared)]
+                node.prefix += [str(data / "broker")]
+            self.nodes.append(node)
+
+    def start(self) -> None:
+        """Start one, wait until it is active, start the other, wait until it stands by."""
+        self.nodes[0].start()
+        self.active()
+        self.nodes[1].start()
+        self.wait_for_role(self.nodes[1], "standby")
 
     def roles(self, timeout_s: float = 20.0) -> tuple[Node, Node]:
         """Wait until one is active and the other its standby; returns both."""
@@ -174,7 +209,8 @@ class Publisher(threading.Thread):
         self.ports = ports
         self.label = name
         self.window = window
-        self.confirmed: dict[int, tuple[float, int]] = {}
+        # number → when it was sent, when its confirm was read, and by which port it came.
+        self.confirmed: dict[int, tuple[float, float, int]] = {}
         self.unconfirmed: set[int] = set()
         self.sent_again: set[int] = set()
         self.is_stopped = threading.Event()
@@ -193,7 +229,7 @@ class Publisher(threading.Thread):
                 number = self._publish(connection, port, number)
 
     def _publish(self, connection: Stomp, port: int, number: int) -> int:
-        waiting: set[int] = set()
+        waiting: dict[int, float] = {}
         again = sorted(self.unconfirmed)
         self.sent_again.update(again)
         while not self.is_stopped.is_set():
@@ -204,7 +240,7 @@ class Publisher(threading.Thread):
                     one = number
                     number += 1
                 self.unconfirmed.add(one)
-                waiting.add(one)
+                waiting[one] = time.monotonic()
                 body = b"%s:%d" % (self.label.encode(), one)
                 try:
                     connection.send(
@@ -219,26 +255,32 @@ class Publisher(threading.Thread):
                 return number
             if frame.startswith(b"RECEIPT\n"):
                 one = int(frame.split(b"receipt-id:")[1].split(b"\n")[0])
-                waiting.discard(one)
                 self.unconfirmed.discard(one)
-                self.confirmed[one] = (time.monotonic(), port)
+                self.confirmed[one] = (waiting.pop(one), time.monotonic(), port)
         return number
 
 
 def drain(port: int, quiet_s: float = 0.7) -> list[tuple[bytes, bool]]:
-    """Take all messages: (body, whether it was marked redelivered)."""
-    connection = Stomp(port)
+    """Take all messages: (body, whether it was marked redelivered).  One of our own, sent before, says where the end is."""
+    connection = Stomp(port, timeout_s=30)
+    last = b"last-%d" % time.monotonic_ns()
+    connection.send(
+        b"SEND\ndestination:%s\npersistent:true\nreceipt:last\n\n%s" % (QUEUE.encode(), last)
+    )
+    while not connection.frame().startswith(b"RECEIPT"):
+        pass
     connection.send(b"SUBSCRIBE\nid:1\ndestination:%s\nack:auto\n\n" % QUEUE.encode())
-    connection.socket.settimeout(quiet_s)
     found = []
-    try:
+    with contextlib.suppress(TimeoutError):
         while True:
             frame = connection.frame()
-            if frame.startswith(b"MESSAGE"):
-                head, _, body = frame.partition(b"\n\n")
+            head, _, body = frame.partition(b"\n\n")
+            if body == last:
+                # What others held may be queued again behind it.
+                connection.socket.settimeout(quiet_s)
+            elif frame.startswith(b"MESSAGE"):
                 found.append((body, b"redelivered:true" in head))
-    except OSError:
-        connection.close()
+    connection.close()
     return found
 
 
