@@ -1,6 +1,6 @@
 """What of a queue lies in the store only: read back a window at a time, looked at, counted.
 
-The store answers with rows as of the last commit it was handed; what this turn's unit changes is `Choice.waiting`'s concern.
+The store answers with rows as of the last commit it was handed: what this turn's unit changes is looked up there.
 Invariant (store.md, promise 4): whatever the depth, a read costs no more than a window.
 Tests: tests/unit/broker/core/test_queue.py, tests/property/test_queue_model.py.
 """
@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 
 from broker.core.delivery import Delivery
 from broker.core.message import Message
+from store.interface import CHANGE_REQUEUE
 
 if TYPE_CHECKING:
     from broker.core.lane import Lane
     from broker.core.queue import Queue
+    from store.interface import StoredMessage
+
+Row = tuple[int, "StoredMessage", int]
+"""What the store has at a position: the position, the message, how often it was delivered."""
 
 
 def load(queue: Queue, lane: Lane) -> bool:
@@ -22,22 +27,21 @@ def load(queue: Queue, lane: Lane) -> bool:
     if not lane.paged_count:
         return False
     broker = queue.broker
-    rows = broker.store.read(
-        lane.number, lane.paged_from, queue.window_count // 4, queue.window_bytes // 4
-    )
     broker.memory.resident[queue] = None
-    if not rows:
-        if not broker.unit:
-            # Nothing on disk and nothing on its way there: the count was wrong (transient leftovers of a restart).
-            lane.paged_count = lane.paged_bytes = 0
-        else:
-            broker.touch_again(queue)
-        return False
-    lane.paged_from = rows[-1][0] + 1
-    if queue.choice is not None:
-        rows = queue.choice.waiting(lane, rows)
+    rows: list[Row] = []
+    while not rows:
+        rows = broker.store.read(
+            lane.number, lane.paged_from, queue.window_count // 4, queue.window_bytes // 4
+        )
         if not rows:
-            return load(queue, lane)
+            if not broker.unit:
+                # Nothing on disk and nothing on its way there: the count was wrong (transient leftovers of a restart).
+                lane.paged_count = lane.paged_bytes = 0
+            else:
+                broker.touch_again(queue)
+            return False
+        lane.paged_from = rows[-1][0] + 1
+        rows = waiting(queue, lane, rows)
     read_bytes = 0
     for position, stored, count in rows:
         destination = queue.vhost.destination_of(stored.exchange, stored.routing_key)
@@ -51,7 +55,46 @@ def load(queue: Queue, lane: Lane) -> bool:
             queue.note_expiry(message)
     lane.paged_count = max(0, lane.paged_count - len(rows))
     lane.paged_bytes = max(0, lane.paged_bytes - read_bytes) if lane.paged_count else 0
+    lane.has_gaps = lane.has_gaps and lane.paged_count > 0
     return True
+
+
+def leave(queue: Queue, lane: Lane, returned: list[Delivery]) -> list[Delivery]:
+    """Leave to the store what came back (in order) to places beyond the window; returns what belongs in memory."""
+    if not lane.paged_count:
+        return returned
+    kept: list[Delivery] = []
+    for delivery in returned:
+        if delivery.position < lane.paged_from:
+            kept.append(delivery)
+        else:
+            lane.paged_count += 1
+            lane.paged_bytes += len(delivery.message.body)
+            queue.broker.unit.requeue(lane.number, delivery.position, delivery.count)
+    return kept
+
+
+def waiting(queue: Queue, lane: Lane, rows: list[Row]) -> list[Row]:
+    """Of rows as the store has them, those that wait to be delivered, with this turn's changes.
+
+    Without a choice and gaps nothing from `paged_from` on was ever handed out.
+    """
+    if queue.choice is None and not lane.has_gaps:
+        return rows
+    unit = queue.broker.unit
+    number = lane.number
+    gone = {position for lane_number, position, _ in unit.acknowledged if lane_number == number}
+    gone.update(lane.unsettled, lane.held)
+    counts = {
+        change[2]: change[3]
+        for change in unit.changes
+        if change[0] == CHANGE_REQUEUE and change[1] == number
+    }
+    return [
+        (position, stored, counts.get(position, count))
+        for position, stored, count in rows
+        if position not in gone
+    ]
 
 
 def peek(queue: Queue, count_max: int) -> list[tuple[int, Message, int]]:
@@ -66,9 +109,7 @@ def peek(queue: Queue, count_max: int) -> list[tuple[int, Message, int]]:
             rows = queue.broker.store.read(
                 lane.number, lane.paged_from, count_max - len(found), queue.window_bytes
             )
-            if queue.choice is not None:
-                rows = queue.choice.waiting(lane, rows)
-            for position, stored, count in rows:
+            for position, stored, count in waiting(queue, lane, rows):
                 destination = queue.vhost.destination_of(stored.exchange, stored.routing_key)
                 found.append((position, Message.from_stored(stored, destination), count))
     return found
@@ -81,8 +122,9 @@ def count_bytes(queue: Queue, lane: Lane) -> None:
         rows = queue.broker.store.read(lane.number, at, left, queue.window_bytes)
         if not rows:
             break
-        total_bytes += sum([len(stored.body) for _, stored, _ in rows])
         at = rows[-1][0] + 1
+        rows = waiting(queue, lane, rows)
+        total_bytes += sum([len(stored.body) for _, stored, _ in rows])
         left -= len(rows)
     lane.paged_bytes = total_bytes
     lane.is_exact = True

@@ -144,6 +144,7 @@ class Broker:
                 unowned.discard(lane)
                 self.add_vhost(key[1])
                 self.delays.restore(key[1], key[2], lane, recovered.lanes.get(lane))
+        self.delays.restore_requeues(parsed)
         for number in sorted(unowned):
             # Spilled backlog of queues that do not outlive the broker.
             self.unit.drop_lane(number)

@@ -4,25 +4,31 @@ A delayed message lies in the lane of a *bucket*, the span of time in which it i
 the store keeps of it has the due time as `published_at`, so buckets are rebuilt from their lanes after a restart and
 need no format of their own.  Only the buckets near in time are in memory, and of those only what fits a window; the rest
 is a time and a position.  Invariant: a message leaves its bucket in the unit of work that publishes it.
-A delayed requeue is kept in memory: the message stays in its queue's `unsettled`, and a restart requeues it at once.
+A delayed requeue of what is on disk is a definition (`["requeue", lane, position]`, its time and delivery count) and the lane's
+`held`; the message is read again when it is due.  Other messages stay in their queue's `unsettled`.
 Tests: tests/unit/broker/core/test_delay.py.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from bisect import insort
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
+from broker.core.delivery import Delivery
 from broker.core.message import Message
 from broker.errors import BrokerError, ResourceLimit
 
 if TYPE_CHECKING:
     from broker.core.broker import Broker
-    from broker.core.delivery import Delivery
+    from broker.core.lane import Lane
+    from broker.core.queue import Queue
     from broker.core.vhost import Vhost
     from store.interface import LaneState
+
+log = logging.getLogger(__name__)
 
 DELAY_MS_MAX: Final = 0xFFFFFFFF
 """The longest delay, 49 days (that of RabbitMQ's delayed message exchange)."""
@@ -34,10 +40,20 @@ WINDOW_BYTES: Final = 8 << 20
 """Bodies of delayed messages kept in memory, all vhosts together."""
 HELD_MAX: Final = 1_000_000
 """Delayed messages, and as many delayed requeues, at one time."""
+REMEMBERED_MAX: Final = 20_000
+"""Delayed requeues that outlive a restart: they are definitions, of which each segment of the journal begins with all."""
 TURN_MAX: Final = 1000
 """Messages published, and rows read from the store, in one tick."""
 
 _READ_BYTES: Final = 4 << 20
+
+
+class _Held(NamedTuple):
+    """A message that its queue holds back, by its place."""
+
+    queue: Queue
+    lane: Lane
+    position: int
 
 
 @final
@@ -74,14 +90,24 @@ class Bucket:
 class Delays:
     """All that waits for its time in a broker."""
 
-    __slots__ = ("_broker", "_buckets", "_keys", "_requeues", "_serial", "_window_bytes", "count")
+    __slots__ = (
+        "_broker",
+        "_buckets",
+        "_keys",
+        "_remembered_count",
+        "_requeues",
+        "_serial",
+        "_window_bytes",
+        "count",
+    )
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._buckets: dict[tuple[int, str], Bucket] = {}
         self._keys: list[tuple[int, str]] = []
-        self._requeues: list[tuple[int, int, Delivery]] = []
+        self._requeues: list[tuple[int, int, Delivery | _Held]] = []
         self._serial = 0
+        self._remembered_count = 0
         self._window_bytes = 0
         self.count = 0
 
@@ -138,28 +164,44 @@ class Delays:
     def requeue(self, deliveries: list[Delivery], due_ms: int) -> None:
         """Requeue deliveries at `due_ms` instead of now; their consumers get the credit back at once.
 
-        Over the bound they are requeued now.
+        A persistent message of a durable queue keeps its time over restarts; over REMEMBERED_MAX of them a restart requeues
+        the others at once.  Over HELD_MAX they are requeued now.
         """
         broker = self._broker
         if len(self._requeues) + len(deliveries) > HELD_MAX:
             broker.requeue(deliveries)
             return
         for delivery in deliveries:
-            if broker.hand_back(delivery):
-                self._serial += 1
-                heappush(self._requeues, (due_ms, self._serial, delivery))
+            if not broker.hand_back(delivery):
+                continue
+            is_kept = delivery.queue.is_durable and delivery.message.is_persistent
+            if not is_kept or self._remembered_count >= REMEMBERED_MAX:
+                self._add_requeue(due_ms, delivery)
+                continue
+            lane, position = delivery.lane, delivery.position
+            del lane.unsettled[position]
+            lane.held[position] = delivery.count
+            made = {"due_ms": due_ms, "count": delivery.count}
+            broker.unit.define(_requeue_name(lane, position), made)
+            self._add_requeue(due_ms, _Held(delivery.queue, lane, position))
+            self._remembered_count += 1
+
+    def _add_requeue(self, due_ms: int, what: Delivery | _Held) -> None:
+        self._serial += 1
+        heappush(self._requeues, (due_ms, self._serial, what))
+
+    def forget(self, lane: Lane) -> None:
+        """The lane is gone, with what it held."""
+        for position in lane.held:
+            self._broker.unit.define(_requeue_name(lane, position), None)
+        lane.held.clear()
 
     # Out
 
     def tick(self) -> None:
         """Publish and requeue what is due, a bounded number a call."""
         now_ms = self._broker.now_ms
-        requeues = self._requeues
-        due: list[Delivery] = []
-        while requeues and requeues[0][0] <= now_ms and len(due) < TURN_MAX:
-            due.append(heappop(requeues)[2])
-        if due:
-            self._broker.requeue(due)
+        self._requeue_due(now_ms)
         left = TURN_MAX
         for key in list(self._keys):
             if key[0] * BUCKET_MS > now_ms + NEAR_MS or left <= 0:
@@ -173,6 +215,40 @@ class Delays:
                 if bucket.is_defined:
                     self._broker.unit.drop_lane(bucket.lane)
                     self._broker.unit.define(_name(key), None)
+
+    def _requeue_due(self, now_ms: int) -> None:
+        requeues = self._requeues
+        due: list[Delivery] = []
+        returned: dict[Queue, list[Delivery]] = {}
+        left = TURN_MAX
+        while requeues and requeues[0][0] <= now_ms and left > 0:
+            left -= 1
+            what = heappop(requeues)[2]
+            if isinstance(what, Delivery):
+                due.append(what)
+                continue
+            self._remembered_count -= 1
+            delivery = self._held_delivery(what)
+            if delivery is not None:
+                returned.setdefault(what.queue, []).append(delivery)
+        if due:
+            self._broker.requeue(due)
+        for queue, deliveries in returned.items():
+            self._broker.metrics.requeued_count += len(deliveries)
+            queue.put_back(deliveries, is_counted=True)
+
+    def _held_delivery(self, held: _Held) -> Delivery | None:
+        """Read again what a queue held; None: the queue is gone."""
+        queue, lane, position = held
+        count = lane.held.pop(position, None)
+        if count is None:
+            return None
+        self._broker.unit.define(_requeue_name(lane, position), None)
+        message = self._stored(queue.vhost, lane.number, position)
+        if message is None:
+            log.error("queue %s lost its message at %d while it waited", queue.name, position)
+            return None
+        return Delivery(queue, lane, position, message, True, count)
 
     def _read(self, bucket: Bucket, count_max: int) -> int:
         """Take rows of the lane into memory; returns how many."""
@@ -206,7 +282,7 @@ class Delays:
             _, position, held = waiting[0]
             message = held
             if message is None:
-                message = self._stored(vhost, bucket, position)
+                message = self._stored(vhost, bucket.lane, position)
                 if message is None and self._broker.unit:
                     break  # It is being committed in this turn.
             heappop(waiting)
@@ -222,8 +298,8 @@ class Delays:
             self._publish(vhost, message)
         return count
 
-    def _stored(self, vhost: Vhost, bucket: Bucket, position: int) -> Message | None:
-        rows = self._broker.store.read(bucket.lane, position, 1, _READ_BYTES)
+    def _stored(self, vhost: Vhost, lane: int, position: int) -> Message | None:
+        rows = self._broker.store.read(lane, position, 1, _READ_BYTES)
         if not rows or rows[0][0] != position:
             return None
         stored = rows[0][1]
@@ -254,9 +330,31 @@ class Delays:
             self.count += state.count
         self._add((bucket_number, vhost), bucket)
 
+    def restore_requeues(self, definitions: list[tuple[list[Any], dict[str, Any]]]) -> None:
+        """Hold back again what the store's definitions say; call once all queues are there."""
+        made = [(key[1], key[2], value) for key, value in definitions if key[0] == "requeue"]
+        if not made:
+            return
+        vhosts = self._broker.vhosts.values()
+        queues = [queue for vhost in vhosts for queue in vhost.queues.values()]
+        homes = {lane.number: (queue, lane) for queue in queues for lane in queue.lanes}
+        for number, position, value in made:
+            queue, lane = homes[number]
+            lane.held[position] = value["count"]
+            lane.has_gaps = True
+            lane.paged_count -= 1
+            if not lane.paged_count:
+                lane.paged_bytes = 0
+            self._add_requeue(value["due_ms"], _Held(queue, lane, position))
+            self._remembered_count += 1
+
 
 def _name(key: tuple[int, str]) -> str:
     return json.dumps(["delay", key[1], key[0]])
+
+
+def _requeue_name(lane: Lane, position: int) -> str:
+    return json.dumps(["requeue", lane.number, position])
 
 
 def _dated(message: Message, at_ms: int) -> Message:

@@ -24,12 +24,15 @@ class Lane:
 
     `ready` holds deliveries in memory in position order; `paged_count` more lie in the store from `paged_from` on, with
     `paged_bytes` of bodies (at most: after a restart the store's overhead counts, until `is_exact`).
-    `unsettled` maps positions to what is in a consumer's hands.  Positions below `redelivered_before` may have been
-    handed out before a restart.
+    `unsettled` maps positions to what is in a consumer's hands.  `held` maps positions to delivery counts: these wait in the
+    store for their time (`Delays.requeue`), after a restart even beyond `paged_from`: then it `has_gaps`.  Positions below
+    `redelivered_before` may have been handed out before a restart.
     """
 
     __slots__ = (
         "bytes",
+        "has_gaps",
+        "held",
         "horizon",
         "is_exact",
         "next",
@@ -49,6 +52,8 @@ class Lane:
         self.redelivered_before = 0
         self.ready: deque[Delivery] = deque()
         self.unsettled: dict[int, Delivery] = {}
+        self.held: dict[int, int] = {}
+        self.has_gaps = False
         self.bytes = 0
         self.paged_count = 0
         self.paged_bytes = 0

@@ -114,8 +114,8 @@ class Queue:
 
     @property
     def unsettled_count(self) -> int:
-        """Messages in consumers' hands."""
-        return sum(len(lane.unsettled) for lane in self.lanes)
+        """Messages in consumers' hands, and those given back for later."""
+        return sum(len(lane.unsettled) + len(lane.held) for lane in self.lanes)
 
     @property
     def ready_bytes(self) -> int:
@@ -341,9 +341,10 @@ class Queue:
             returned.sort(key=position_of)
             lane = returned[0].lane
             if self.choice is not None:
-                returned = self.choice.put_back(lane, returned)
-                if not returned:
-                    continue
+                self.choice.offer_again(lane, returned[0].position)
+            returned = backlog.leave(self, lane, returned)
+            if not returned:
+                continue
             self.broker.memory.resident[self] = None
             lane.insert(returned)
         if not self.has_expiry:
@@ -374,7 +375,8 @@ class Queue:
         count = self.depth
         for lane in self.lanes:
             if count:
-                self.broker.unit.purge(lane.number, lane.next, sorted(lane.unsettled))
+                kept = sorted([*lane.unsettled, *lane.held])
+                self.broker.unit.purge(lane.number, lane.next, kept)
             lane.clear()
         return count
 

@@ -14,13 +14,12 @@ from bisect import bisect_left
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, final
 
-from broker.core.backlog import load
+from broker.core.backlog import load, waiting
 from broker.core.delivery import Delivery
 from broker.core.expiry import bury, has_expired
 from broker.core.lane import position_of
 from broker.core.message import Message
 from broker.core.subscription import Sink
-from store.interface import CHANGE_REQUEUE
 
 if TYPE_CHECKING:
     from broker.core.lane import Lane
@@ -39,8 +38,6 @@ GROUPS_MAX: Final = 10_000
 GROUP_BUCKETS: Final = 1024
 GROUP_HEADER: Final = "JMSXGroupID"
 GROUP_SEQUENCE_HEADER: Final = "JMSXGroupSeq"
-
-Row = tuple[int, "StoredMessage", int]
 
 
 class BrowseSink(Sink, Protocol):
@@ -214,7 +211,7 @@ class Choice:
                 broker.touch_again(queue)  # It is being committed in this turn.
             return
         hands = _Hands(queue, lane)
-        for position, stored, count in self.waiting(lane, rows):
+        for position, stored, count in waiting(queue, lane, rows):
             if not takers:
                 break
             delivery = _delivery(queue, lane, position, stored, count)
@@ -284,38 +281,9 @@ class Choice:
             if cursors[index] > position:
                 cursors[index] = position
 
-    def put_back(self, lane: Lane, returned: list[Delivery]) -> list[Delivery]:
-        """Messages (in order) come back: offer them again.  Returns those that belong in memory."""
-        queue = self._queue
-        self._lower(queue.lanes.index(lane), returned[0].position)
-        if not lane.paged_count:
-            return returned
-        kept: list[Delivery] = []
-        for delivery in returned:
-            if delivery.position < lane.paged_from:
-                kept.append(delivery)
-            else:
-                lane.paged_count += 1
-                lane.paged_bytes += len(delivery.message.body)
-                queue.broker.unit.requeue(lane.number, delivery.position, delivery.count)
-        return kept
-
-    def waiting(self, lane: Lane, rows: list[Row]) -> list[Row]:
-        """Of rows as the store has them, those that are in nobody's hands, with this turn's changes."""
-        unit = self._queue.broker.unit
-        number = lane.number
-        gone = {position for lane_number, position, _ in unit.acknowledged if lane_number == number}
-        counts = {
-            change[2]: change[3]
-            for change in unit.changes
-            if change[0] == CHANGE_REQUEUE and change[1] == number
-        }
-        unsettled = lane.unsettled
-        return [
-            (position, stored, counts.get(position, count))
-            for position, stored, count in rows
-            if position not in unsettled and position not in gone
-        ]
+    def offer_again(self, lane: Lane, position: int) -> None:
+        """Messages come back, the first of them to this position: offer them to all once more."""
+        self._lower(self._queue.lanes.index(lane), position)
 
     # Browsing
 
@@ -385,7 +353,7 @@ class Choice:
         browser.at = rows[-1][0] + 1
         shown = [
             _delivery(queue, lane, *row, is_stored=False)
-            for row in self.waiting(lane, rows)
+            for row in waiting(self._queue, lane, rows)
             if row[0] < end
         ]
         return shown, not shown

@@ -335,6 +335,7 @@ class Topology(ABC):
             unit.drop_lane(lane.number)
             lane.ready.clear()
             lane.unsettled.clear()
+            self.broker.delays.forget(lane)
             lane.paged_count = lane.paged_bytes = 0
         if queue.is_durable:
             unit.define(self._key("queue", queue.name), None)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.core.broker import Broker, CoreLimits
+from broker.core.delivery import Delivery
 from broker.core.message import Message
 from broker.core.subscription import Subscription
 from broker.wire.amqp import values
@@ -103,10 +104,30 @@ class Run:
                 if lane.paged_count:
                     paged = self.read(lane.number, lane.paged_from)
                     rows |= {p: (m, count) for p, m, count in paged}
+                rows |= self.held_back(lane)
                 for position, (m, count) in rows.items():
                     if m.is_persistent:
                         found[name, index, position] = (m.body, m.published_at, m.expires_at, count)
-        return found | self.delayed()
+        return found | self.delayed() | self.due()
+
+    def held_back(self, lane):
+        read = self.stepped.journal.read
+        rows = [(position, read(lane.number, position, 1, 10**9)) for position in lane.held]
+        assert all(found and found[0][0] == position for position, found in rows)
+        return {position: (found[0][1], lane.held[position]) for position, found in rows}
+
+    def due(self):
+        """Delayed requeues: lane and position, when, how often delivered before."""
+        return {
+            ("due", what.lane.number, what.position): (
+                b"",
+                due_ms,
+                0,
+                what.lane.held[what.position],
+            )
+            for due_ms, _, what in self.broker.delays._requeues
+            if not isinstance(what, Delivery) and what.position in what.lane.held
+        }
 
     def delayed(self):
         found = {}
@@ -125,6 +146,9 @@ class Run:
                 names = [(parsed[2], index, n) for index, n in enumerate(value["lanes"])]
             elif parsed[0] == "delay":
                 names = [("delay", parsed[2], value["lane"])]
+            elif parsed[0] == "requeue":
+                found["due", parsed[1], parsed[2]] = (b"", value["due_ms"], 0, value["count"])
+                continue
             else:
                 continue
             for *start, number in names:
@@ -176,8 +200,10 @@ class Run:
             for delivery in settled:
                 self.note_gone(delivery)
             self.broker.acknowledge(settled)
-        elif choice < 0.75:
+        elif choice < 0.65:
             self.broker.requeue(settled)
+        elif choice < 0.75:
+            self.broker.delays.requeue(settled, self.broker.now_ms + 1500)
         elif choice < 0.85:
             self.broker.release(settled)
         else:
@@ -221,7 +247,9 @@ class Run:
         if self.random.random() < 0.02:
             name = self.random.choice(sorted(QUEUES))
             self.vhost.purge_queue(name)
-            held = {d.message.body for d in self.vhost.queues[name].lane.unsettled.values()}
+            lane = self.vhost.queues[name].lane
+            held = {d.message.body for d in lane.unsettled.values()}
+            held |= {message.body for message, _ in self.held_back(lane).values()}
             for body, (places, _) in self.ledger.places.items():
                 if body not in held:
                     places[name] = min(places.get(name, 0), -1)
@@ -260,6 +288,8 @@ def check_ledger(ledger, snapshot):
     """Each persistent message is exactly where it may be."""
     found = {}
     for key, (body, *_) in snapshot.items():
+        if key[0] == "due":
+            continue
         name = "later" if key[0] == "delay" else key[0]
         counts = found.setdefault(body, {})
         counts[name] = counts.get(name, 0) + 1
@@ -299,7 +329,7 @@ def find_turn(run, history, durable):
 def wrong_count(run, wanted, held):
     """Counts that were kept are exact; what was handed out is marked, and more may be."""
     for key, (body, _, _, count) in wanted.items():
-        if key[0] == "delay":
+        if key[0] in ("delay", "due"):
             continue
         found = held[key][3]
         lane = run.vhost.queues[key[0]].lanes[key[1]]

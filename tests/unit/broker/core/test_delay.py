@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from broker.core.broker import Broker
+from typing import Any
+
+import pytest
+
+from broker.core.broker import Broker, CoreLimits
 from broker.core.delay import BUCKET_MS, DELAY_MS_MAX, delay_of
 from broker.core.message import Message
 from broker.wire.properties import STOMP
@@ -115,6 +119,113 @@ def test_a_delayed_requeue_comes_back_in_its_place():
     pass_time(core, 0.6)
     assert bodies(core, "q") == [b"1", b"2"]
     assert core.vhost.queues["q"].peek(1)[0][2] == 1
+
+
+def restarted(core: Core) -> None:
+    """Put the broker of what is in the store in the place of this one."""
+    definitions = dict(core.store._definitions)
+    lanes = {}
+    for number, lane in core.store._lanes.items():
+        positions = sorted(lane.messages)
+        bytes_ = sum(len(message.body) for message in lane.messages.values())
+        end = positions[-1] + 1 if positions else 0
+        first = positions[0] if positions else 0
+        lanes[number] = LaneState(first, end, len(positions), bytes_, end)
+    core.broker = Broker(core.store, core.clock, lambda: "n", limits=core.broker.limits)
+    core.broker.restore(Recovered(definitions, lanes, 100, 2, "id"))
+    core.vhost = core.broker.vhosts["/"]
+
+
+def give_back_later(core: Core, count: int, delay_ms: int) -> None:
+    """Take so many from the head of q and requeue the first and the last of them later."""
+    taken = [core.vhost.get("q", True) for _ in range(count)]
+    deliveries = [one[0] for one in taken if one is not None]
+    core.broker.delays.requeue([deliveries[0], deliveries[-1]], core.broker.now_ms + delay_ms)
+    core.broker.requeue(deliveries[1:-1])
+    core.turn()
+
+
+def numbers(count: int, *but: int) -> list[bytes]:
+    return [b"%d" % number for number in range(count) if number not in but]
+
+
+def make_q(core: Core, count: int, **arguments: Any) -> None:
+    core.vhost.declare_queue("q", durable=True, arguments=arguments)
+    for number in range(count):
+        core.publish("", "q", b"%d" % number, delivery_mode=2)
+    core.turn()
+
+
+@pytest.mark.parametrize("depth", [2, 5, 30])
+def test_a_delayed_requeue_keeps_its_time_over_restarts(depth):
+    core = Core(CoreLimits(window_count=8))
+    make_q(core, depth)
+    give_back_later(core, depth, 5000)
+    for _ in range(2):
+        restarted(core)
+        queue = core.vhost.queues["q"]
+        assert bodies(core, "q") == numbers(depth, 0, depth - 1)
+        assert queue.depth == depth - 2 and queue.unsettled_count == 2
+        pass_time(core, 2)
+    pass_time(core, 2)
+    assert bodies(core, "q") == numbers(depth)
+    assert queue.depth == depth and not queue.unsettled_count
+    assert not [key for key in core.store._definitions if "requeue" in key]
+    _, sink = core.subscribe("q")
+    core.turn()
+    assert sink.bodies() == numbers(depth)
+    assert {one.count for one in sink.taken} == {1}
+
+
+def test_over_the_delivery_limit_it_dies_when_it_is_due():
+    core = Core()
+    make_q(core, 3, **{"x-delivery-limit": 0})
+    give_back_later(core, 3, 1000)
+    restarted(core)
+    pass_time(core, 1.1)
+    assert bodies(core, "q") == []
+    assert sorted(bodies(core, "dead-letter")) == numbers(3)
+
+
+def test_purge_leaves_what_waits_and_deletion_takes_it_along():
+    core = Core()
+    make_q(core, 4)
+    give_back_later(core, 4, 1000)
+    assert core.vhost.purge_queue("q") == 2
+    core.turn()
+    restarted(core)
+    assert bodies(core, "q") == []
+    pass_time(core, 1.1)
+    assert bodies(core, "q") == [b"0", b"3"]
+    give_back_later(core, 2, 1000)
+    core.vhost.delete_queue("q")
+    core.turn()
+    assert not core.store._definitions
+    pass_time(core, 1.1)
+    restarted(core)
+    assert not core.broker.needs_ticks
+
+
+def test_what_is_not_on_disk_waits_in_memory():
+    core = Core()
+    core.vhost.declare_queue("q", durable=True)
+    core.publish("", "q", b"transient")
+    core.publish("", "q", b"held", delivery_mode=2)
+    give_back_later(core, 2, 1000)
+    assert core.vhost.queues["q"].unsettled_count == 2
+    pass_time(core, 1.1)
+    assert bodies(core, "q") == [b"transient", b"held"]
+
+
+def test_too_many_to_remember_wait_in_memory(monkeypatch):
+    monkeypatch.setattr("broker.core.delay.REMEMBERED_MAX", 1)
+    core = Core()
+    make_q(core, 3)
+    give_back_later(core, 3, 1000)
+    assert len(core.vhost.queues["q"].lane.held) == 1
+    pass_time(core, 1.1)
+    assert bodies(core, "q") == numbers(3)
+    assert core.broker.delays._remembered_count == 0
 
 
 def test_delay_of():
