@@ -1,12 +1,16 @@
 """The guard: both fences, and what a renewal is worth."""
 
+import copy
+import time
+
 import pytest
 
 from store.errors import Fenced
-from store.lease.block import Block
+from store.lease.block import Block, LeaseFile
 from store.lease.held import Lease
-from store.lease.host import Identity
+from store.lease.host import Identity, boot_seconds
 from store.lease.renewal import Rhythm
+from store.lease.watch import Sight, Verdict, Watch
 
 
 class World:
@@ -70,18 +74,33 @@ def test_a_renewal_counts_from_its_start():
 
 @pytest.mark.parametrize("has_rule", [True, False])
 def test_trap_1_a_renewal_that_returns_after_the_end_revives_nothing(has_rule, monkeypatch):
-    """Hung from 107 to 120; with the rule off, the right comes back."""
+    """Started at 107.9, returned at 112 when others may have followed; it would count until 115.9."""
     world = World()
+    world.now = 107.9
+    world.during_write = lambda: setattr(world, "now", 112.0)
     if not has_rule:
-        monkeypatch.setattr(Lease, "is_valid", lambda self: not self.lost_reason)
-    world.now = 107.0
-    world.during_write = lambda: setattr(world, "now", 120.0)
+        monkeypatch.setattr(Lease, "is_valid", lambda self: True)
     assert world.lease.renew() is not has_rule
+    monkeypatch.undo()
+    assert world.lease.is_valid() is not has_rule
     if has_rule:
-        with pytest.raises(Fenced):
+        with pytest.raises(Fenced, match="ran out"):
             world.lease.check()
-    else:
-        assert world.lease.valid_until < world.now, "it may count on more than its bytes did"
+
+
+@pytest.mark.parametrize("margin", [2.0, 0.0])
+def test_trap_2_with_a_margin_below_the_age_of_a_read_a_renewal_is_missed(margin):
+    """Reads may be 2 s old: at 110 the contender sees what was there at 108, and not the renewal of 108.5."""
+    world = World(margin=margin)
+    watch = Watch(10.0, 0.0)
+    seen = LeaseFile(world.lease.block, copy.copy(world.lease.block))
+    assert watch.judge(Sight(3, seen, False, 100.0, 100.0)) is Verdict.HELD
+    world.now = 108.5
+    is_renewed = world.lease.renew()
+    world.now = 110.0
+    assert watch.judge(Sight(3, seen, False, 110.0, 110.0)) is Verdict.EXPIRED
+    are_two = world.lease.is_valid()
+    assert is_renewed is are_two is (margin == 0.0)
 
 
 @pytest.mark.parametrize("is_standing", [False, True])
@@ -99,6 +118,24 @@ def test_trap_3_suspended_past_the_end(is_standing):
     slept = 3600.0
     world.now += 3600.0
     assert world.lease.is_valid() is is_standing
+
+
+@pytest.mark.parametrize("has_lookup", [True, False])
+def test_trap_3_a_paused_machine_sees_that_it_was_followed(has_lookup):
+    """No clock of a paused virtual machine goes on; with the lookup off, it would confirm."""
+    world = World()
+    world.is_superseded_now = has_lookup
+    if has_lookup:
+        with pytest.raises(Fenced, match="taken over"):
+            world.lease.check()
+    else:
+        world.lease.check()
+
+
+def test_trap_3_the_clock_is_the_one_that_goes_on_in_suspend(monkeypatch):
+    asked = []
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: asked.append(clock) or 1.0)
+    assert boot_seconds() == 1.0 and asked == [time.CLOCK_BOOTTIME]
 
 
 def test_a_failed_renewal_is_not_good_and_the_next_one_is_a_new_one():

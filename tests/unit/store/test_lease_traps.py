@@ -1,6 +1,8 @@
-"""The known traps of failover.md that need a real journal: two owners on one simulated disk.
+"""The known traps of failover that need a real journal: two owners on one simulated disk.
 
-Each is tried with its rule on, and with it off: then what the trap is about must happen, or the test proves nothing.
+Each is tried with its rule on, and with it off: then what the trap is about must happen, or the test proves nothing.  The other traps:
+test_lease_held.py (1, 2, 3, 11), test_lease_directory.py (8), test_lease_host.py (10); tests/sim/test_rules_off.py takes the rules
+out of the source.
 """
 
 import pytest
@@ -10,6 +12,7 @@ from store.journal import Journal
 from store.lease.directory import DirectoryLocker, Terms
 from store.lease.guarded import GuardedFiles
 from store.lease.held import Lease
+from store.writer import SteppedWriter
 from tests.support.disk import SimulatedDisk
 from tests.support.store_drive import SMALL, DeadHost, Stepped, message, open_store, unit
 
@@ -149,9 +152,20 @@ def test_trap_6_nobody_touches_another_epochs_file(has_rule, monkeypatch):
     assert left or not has_rule
 
 
+def sealed_after(disk, heir):
+    """What the heir sealed, and what is found after it wrote one more and the power failed; None for damage."""
+    sealed = bodies(heir)
+    assert publish(heir, 20)
+    disk.crash()
+    try:
+        return [*sealed, 20], bodies(Stepped(disk))
+    except Corrupt:
+        return [*sealed, 20], None
+
+
 @BOTH
-def test_trap_7_what_only_the_cache_knew_is_not_sealed(has_rule, monkeypatch):
-    """Same host: the killed owner's last batch is in the page cache; it is sealed; the power fails."""
+def test_trap_7_what_the_disk_never_got_is_not_sealed(has_rule, monkeypatch):
+    """A failed sync left in the page cache what the disk lacks; to the same host it looks written."""
     disk = SimulatedDisk(5)
     first = Stepped(disk)
     publish(first, 0, 3)
@@ -160,21 +174,35 @@ def test_trap_7_what_only_the_cache_knew_is_not_sealed(has_rule, monkeypatch):
         if name == "sync":
             raise OSError(5, "Input/output error")
 
-    # The failed sync leaves in the cache what the disk never got.
     disk.before_call = fail
     assert not publish(first, 3, 3)
     disk.kill()
     if not has_rule:
+        monkeypatch.setattr("store.recovery._settle", lambda segment: segment.file.sync())
+    expected, found = sealed_after(disk, Stepped(disk))
+    assert (found == expected) is has_rule, (expected, found)
+
+
+@BOTH
+def test_trap_7_what_was_not_synced_is_synced_before_it_is_sealed(has_rule, monkeypatch):
+    """The owner was killed between write and sync; its bytes are whole in the page cache."""
+    disk = SimulatedDisk(2)
+    first = Stepped(disk)
+    publish(first, 0, 3)
+
+    def die(name, count):
+        if name == "sync":
+            raise RuntimeError("killed here")
+
+    disk.before_call = die
+    assert not publish(first, 3, 3)
+    disk.kill()
+    if not has_rule:
         monkeypatch.setattr("store.recovery._settle", lambda segment: None)
-    second = Stepped(disk)
-    sealed = bodies(second)
-    assert publish(second, 20)
-    disk.crash()
-    try:
-        found = bodies(Stepped(disk))
-    except Corrupt:
-        found = None
-    assert (found == [*sealed, 20]) is has_rule, (sealed, found)
+    heir = Stepped(disk)
+    assert bodies(heir) == [0, 1, 2, 3, 4, 5]
+    expected, found = sealed_after(disk, heir)
+    assert (found == expected) is has_rule, (expected, found)
 
 
 @BOTH
@@ -190,15 +218,20 @@ def test_trap_9_a_winner_that_opens_after_the_next_one_served_is_fenced(has_rule
     assert publish(third, 10, 3)
     if not has_rule:
         monkeypatch.setattr(Lease, "check", no_check)
-    late = Journal("/store", SMALL, disk, lease=lease, host=DeadHost())
+    writer = SteppedWriter()
+    late = Journal("/store", SMALL, disk, lease=lease, host=DeadHost(), writer=writer)
     if has_rule:
         with pytest.raises(Fenced):
             open_store(late)
     else:
-        open_store(late)
+        _, box = open_store(late)
+        late.commit(unit([(message(b"50"), 1, 3)]))
+        writer.step()
+        assert box.durable == [1], "two confirm"
         monkeypatch.undo()
     assert publish(third, 13), "the next one serves on"
     disk.kill()
+    # What the late one confirmed would be lost.
     assert bodies(Stepped(disk)) == [0, 1, 2, 10, 11, 12, 13]
 
 
