@@ -18,6 +18,8 @@ from msgspec import Meta, field
 from broker.core.broker import CoreLimits
 from broker.core.destination import DEFAULT_ADDRESSES, Address
 from broker.errors import ConfigError
+from broker.link.settings import LinkSettings
+from broker.link_config import LinkSection, link_settings
 from broker.settings import Count, Document, Duration, Secret, Section, Size
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ DEFAULT_PORTS = {"amqp": 5672, "stomp": 61613, "websocket": 15674, "management":
 TLS_PORTS = {"amqp": 5671, "stomp": 61614, "websocket": 15673, "management": 15671}
 COLLECTOR_PORT = 8880
 LATER_SECTIONS = {
-    "link": "links between brokers are not in this version; take the section out",
     "archive": "the archive agent is not in this version; take the section out",
 }
 EXCHANGE_KIND = Literal["direct", "fanout", "topic", "headers"]
@@ -337,6 +338,7 @@ class Config:
     listeners: tuple[Listener, ...]
     addresses: tuple[Address, ...]
     routes: tuple[Route, ...]
+    links: tuple[LinkSettings, ...] = ()
 
     @property
     def broker_folder(self) -> Path:
@@ -464,6 +466,7 @@ def load(
     listeners = _listeners(document, port_offset, tls, file.parent if file else Path())
     addresses = _addresses(document)
     routes = _routes(document, addresses)
+    links = _links(document, file.parent if file else Path())
     for name, why in LATER_SECTIONS.items():
         document.refuse(name, why)
     document.refuse_rest(AGENT_SECTIONS)
@@ -484,6 +487,7 @@ def load(
         listeners=listeners,
         addresses=addresses,
         routes=routes,
+        links=links,
     )
 
 
@@ -620,6 +624,20 @@ def _routes(document: Document, addresses: tuple[Address, ...]) -> tuple[Route, 
     return tuple(dict.fromkeys(routes))
 
 
+def _links(document: Document, folder: Path) -> tuple[LinkSettings, ...]:
+    links: dict[str, LinkSettings] = {}
+    for index, row in enumerate(document.rows("link", LinkSection)):
+
+        def fail(key: str, text: str, index: int = index) -> ConfigError:
+            return document.error(("link", index, key.replace("_", "-")), text)
+
+        made = link_settings(row, fail, split_address, folder)
+        if made.name in links:
+            raise fail("name", f'"{made.name}" is the name of another link, too')
+        links[made.name] = made
+    return tuple(links.values())
+
+
 def _name(table: Any, key: str, default: str) -> str:
     """A name from an agent's section, unchecked: the agent checks it."""
     found = table.get(key, default) if isinstance(table, dict) else default
@@ -677,5 +695,6 @@ SECTIONS: dict[str, type[Section]] = {
     "auth": AuthSection,
     "address": AddressSection,
     "route": RouteSection,
+    "link": LinkSection,
 }
 """The broker's sections by name, for documentation and its test."""

@@ -24,6 +24,7 @@ from broker.errors import BrokerError
 from broker.net.checks import Checks
 from broker.net.connection import Connection, SessionFactory
 from broker.net.late import LateFactory
+from broker.net.links import Links
 from broker.net.listener import ConnectionFactory
 from broker.net.reactor import import_reactor
 from broker.net.switch import SwitchFactory
@@ -164,8 +165,23 @@ class Server:
         self._register = AccountRegister(self._broker, self._accounts, config.broker.vhosts)
         self._register.restore(recovered.definitions)
         self._register.on_changed = self._recheck
+        self._links = self._make_links(recovered)
         self._make_routes()
         self._turn.schedule()
+
+    def _make_links(self, recovered: Recovered) -> Links:
+        links = Links(
+            self._broker,
+            self._turn,
+            self._reactor,
+            self._connections,
+            self._accounts,
+            self._config.broker.name or f"gridmsg@{socket.gethostname()}",
+        )
+        links.restore(recovered)
+        for settings in self._config.links:
+            links.add(settings)
+        return links
 
     def prod_store(self) -> None:
         """Ask the store's writer for a sign of life; in any thread."""
@@ -216,6 +232,7 @@ class Server:
             self._connections,
             listener.protocol,
             listener.connections_max,
+            self._links.sniff if listener.protocol == "amqp" else None,
         )
         if listener.protocol != "websocket":
             return factory
@@ -309,6 +326,7 @@ class Server:
     def started(self) -> None:
         """Clients may come: begin to tick."""
         self._tick()
+        self._links.start()
         for late in self._late:
             self._reactor.callLater(LATE_SECONDS, late.prepare)
         # Long-lived from here on: the collector need not look at it again (performance.md, "How to keep it").
@@ -334,6 +352,7 @@ class Server:
             self._turn.schedule()
         if self._broker.memory.look():
             self._tell_blocked()
+        self._links.look()
         self._reactor.callLater(TICK_SECONDS, self._tick)
 
     def _listening(self) -> list[tuple[Listener, Any]]:
@@ -350,6 +369,7 @@ class Server:
             return
         self._is_stopping = True
         self._stop_listening()
+        self._links.stop()
         for connection in list(self._connections):
             connection.shutdown("broker forced connection closure with reason 'shutdown'")
 
@@ -447,5 +467,6 @@ class Server:
                 "window_bytes": self._broker.memory.window_bytes,
             },
             "store": self._store.stat(),
+            "links": self._links.describe(),
             "failover": self._describe_failover(),
         }

@@ -17,7 +17,8 @@ class StoredMessage:
     """What a store keeps of a message, and where it lies.
 
     `format` names the codec of `header` (0 AMQP content header properties, 1 STOMP header block);
-    `published_at` and `expires_at` are milliseconds since 1970 (0: never expires).  `segment`, `offset`
+    `published_at` and `expires_at` are milliseconds since 1970 (0: never expires).  `trace` is
+    what links keep of a message's origin and way (broker/link/trace.py), opaque here, mostly empty.  `segment`, `offset`
     and `size` belong to the store: 0 until the message is written.
     """
 
@@ -34,6 +35,7 @@ class StoredMessage:
         "routing_key",
         "segment",
         "size",
+        "trace",
     )
 
     def __init__(
@@ -48,6 +50,7 @@ class StoredMessage:
         priority: int,
         published_at: int,
         expires_at: int,
+        trace: bytes = b"",
     ) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
@@ -58,6 +61,7 @@ class StoredMessage:
         self.priority = priority
         self.published_at = published_at
         self.expires_at = expires_at
+        self.trace = trace
         self.segment = 0
         self.offset = 0
         self.size = 0

@@ -156,29 +156,42 @@ def decode_records(raw: bytes) -> list[Record]:
 
 def encode_chunk(messages: list[StoredMessage]) -> bytes:
     """Pack whole messages, bodies and all, in one call."""
-    packed: bytes = _packer.pack(
-        [
-            (
-                m.exchange,
-                m.routing_key,
-                m.format,
-                m.header,
-                m.body,
-                m.is_persistent,
-                m.priority,
-                m.published_at,
-                m.expires_at,
-            )
-            for m in messages
-        ]
-    )
+    rows: list[tuple[Any, ...]] = [
+        (
+            m.exchange,
+            m.routing_key,
+            m.format,
+            m.header,
+            m.body,
+            m.is_persistent,
+            m.priority,
+            m.published_at,
+            m.expires_at,
+        )
+        for m in messages
+    ]
+    if any(m.trace for m in messages):
+        # Only what links carry pays for it.
+        rows = [(*row, m.trace) for row, m in zip(rows, messages, strict=True)]
+    packed: bytes = _packer.pack(rows)
     return packed
 
 
 def decode_chunk(raw: bytes, segment: int, offset: int) -> list[StoredMessage]:
     """Make the messages of a chunk that lies at `offset` of `segment`."""
     messages = []
-    for exchange, key, format, header, body, persistent, priority, at, expires in decode_value(raw):
+    for (
+        exchange,
+        key,
+        format,
+        header,
+        body,
+        persistent,
+        priority,
+        at,
+        expires,
+        *trace,
+    ) in decode_value(raw):
         message = StoredMessage(
             exchange,
             key,
@@ -189,6 +202,7 @@ def decode_chunk(raw: bytes, segment: int, offset: int) -> list[StoredMessage]:
             priority=priority,
             published_at=at,
             expires_at=expires,
+            trace=trace[0] if trace else b"",
         )
         message.segment = segment
         message.offset = offset

@@ -46,6 +46,7 @@ class Message(StoredMessage):
         self.segment = 0
         self.offset = 0
         self.size = 0
+        self.trace = b""
         self._other: bytes | None = None
         self._properties: Properties | None = None
 
@@ -65,6 +66,7 @@ class Message(StoredMessage):
         message.segment = stored.segment
         message.offset = stored.offset
         message.size = stored.size
+        message.trace = stored.trace
         return message
 
     @property

@@ -8,7 +8,7 @@ Tests: tests/unit/broker/core/test_queue.py, model test tests/property/test_queu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Any, Final, final
 
 from broker.core import backlog, bounds, expiry
@@ -38,6 +38,7 @@ class Queue:
 
     __slots__ = (
         "_turn",
+        "admit",
         "arguments",
         "binding_count",
         "broker",
@@ -92,6 +93,8 @@ class Queue:
         self.owner = owner
         self.subscriptions: list[Subscription] = []
         self.choice: Choice | None = None
+        # A link's buffer asks it first: it notes where the message comes from, or passes over what must not go that way.
+        self.admit: Callable[[Message], bool] | None = None
         self.binding_count = 0
         self.is_touched = False
         self.is_deleted = False
@@ -136,6 +139,8 @@ class Queue:
 
     def publish(self, message: Message) -> bool:
         """Take a message at the next position of its lane; False: refused by the queue's bound."""
+        if self.admit is not None and not self.admit(message):
+            return True
         if (
             self.is_bounded
             and self.settings.overflow != "drop-head"
@@ -279,8 +284,10 @@ class Queue:
         return count
 
     def raise_horizon(self, lane: Lane, end: int) -> None:
-        """Positions below `end` are being handed out: let the store know in time."""
-        if end > lane.horizon and self.is_durable:
+        """Positions below `end` are being handed out: let the store know in time, or the turn wait until it does."""
+        if end > lane.horizon - HORIZON_STEP // 2 and self.is_durable:
+            if end > lane.horizon:
+                self.broker.is_early = True
             lane.horizon = end + HORIZON_STEP
             self.broker.unit.horizon(lane.number, lane.horizon)
 
@@ -295,15 +302,32 @@ class Queue:
                     continue
                 if self.has_expiry:
                     expiry.watch_head(self, lane)
-                if self.is_durable and delivery.position >= lane.horizon:
-                    lane.horizon = delivery.position + 1 + HORIZON_STEP
-                    self.broker.unit.horizon(lane.number, lane.horizon)
+                self.raise_horizon(lane, delivery.position + 1)
                 if is_acknowledged:
                     lane.unsettled[delivery.position] = delivery
                 else:
                     self.forget(delivery)
                 return delivery
         return None
+
+    def withhold(self, lane: Lane, wanted: Container[object], end: int) -> list[Delivery]:
+        """Take the wanted positions below `end` out, as if in a consumer's hands: a link that may have sent them decides.
+
+        For a queue that was just restored: nobody has consumed of it yet.
+        """
+        found: list[Delivery] = []
+        passed: list[Delivery] = []
+        while (lane.ready or backlog.load(self, lane)) and lane.ready[0].position < end:
+            delivery = lane.ready.popleft()
+            lane.bytes -= len(delivery.message.body)
+            if delivery.position in wanted:
+                lane.unsettled[delivery.position] = delivery
+                found.append(delivery)
+            else:
+                passed.append(delivery)
+        lane.ready.extendleft(reversed(passed))
+        lane.bytes += sum(len(delivery.message.body) for delivery in passed)
+        return found
 
     def peek(self, count_max: int) -> list[tuple[int, Message, int]]:
         """Look at the first messages without taking them: (position, message, delivery count)."""

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 SessionFactory = Callable[[str, bool, "Wake"], "Session"]
 """Makes a session from the peer's address, whether it is a loopback one, and the wake call."""
+Sniff = Callable[[bytes, str, "Wake"], "tuple[Session, bytes] | bool | None"]
+"""Looks at the first bytes: another session with what it is to take, True for "more bytes first", None for the own one."""
 UNSENT_BYTES_MAX = 8 << 20
 """Replies that may wait for a peer that does not read; beyond, it is not read from either."""
 LINGER_SECONDS = 5.0
@@ -47,12 +49,15 @@ class Connection(Protocol):
         make_session: SessionFactory,
         call_later: Callable[..., Any],
         listings: tuple[dict[Connection, None], ...],
+        sniff: Sniff | None = None,
     ) -> None:
         self._broker = broker
         self._turn = turn
         self._make_session = make_session
         self._call_later = call_later
         self._listings = listings
+        self._sniff = sniff
+        self._first = b""
         self._timer: Any = None
         self._timer_at = 0.0
         self._is_closing = False
@@ -94,6 +99,10 @@ class Connection(Protocol):
             session.certificate = from_attributes(subject)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._sniff is not None:
+            data = self._look_at_first(data)
+            if not data:
+                return
         session = self.session
         if session is None or self._is_closing:
             return
@@ -109,6 +118,33 @@ class Connection(Protocol):
         if session.is_holding:
             self._hold("session")
         self._arm()
+
+    def _look_at_first(self, received: bytes) -> bytes:
+        """Find out by the first bytes whether another protocol is spoken here; returns what the session takes."""
+        first = self._first + received
+        assert self._sniff is not None, "asked once"
+        found = self._sniff(first, self.peer, self._turn.wake)
+        if found is True:
+            self._first = first
+            return b""
+        self._sniff = None
+        self._first = b""
+        before: Any = self.session
+        if not isinstance(found, tuple) or before is None:
+            return first
+        after, first = found
+        if isinstance(before, LoggedIn) and isinstance(after, LoggedIn):
+            after.certificate = before.certificate
+        self._turn.remove(before)
+        before.connection_lost("it is a link of another broker")
+        self.session = after
+        self._turn.add(after, self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._arm()
+        self._turn.wake(after)
+        return first
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         if self._timer is not None:

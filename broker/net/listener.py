@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from twisted.internet.protocol import Factory
 
-from broker.net.connection import Connection, SessionFactory
+from broker.net.connection import Connection, SessionFactory, Sniff
 
 if TYPE_CHECKING:
     from broker.core.broker import Broker
@@ -37,6 +37,7 @@ class ConnectionFactory(Factory):
         listing: dict[Connection, None],
         protocol: str,
         connections_max: int,
+        sniff: Sniff | None = None,
     ) -> None:
         self._broker = broker
         self._turn = turn
@@ -44,6 +45,7 @@ class ConnectionFactory(Factory):
         self._call_later = call_later
         self._listing = listing
         self._connections_max = connections_max
+        self._sniff = sniff
         self._open: dict[Connection, None] = {}
         self.protocol_name = protocol
 
@@ -62,4 +64,5 @@ class ConnectionFactory(Factory):
             self._make_session,
             self._call_later,
             (self._open, self._listing),
+            self._sniff,
         )

@@ -20,6 +20,7 @@ RANKS = {
     "broker.net": 3,
     "broker.management": 3,
     "broker.config": 4,
+    "broker.link_config": 4,
     "broker.server": 4,
     "broker.up": 4,
     "broker.cli": 4,

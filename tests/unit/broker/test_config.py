@@ -102,7 +102,7 @@ def test_file_in_the_data_folder_is_found(tmp_path):
             "only for protocol websocket",
         ),
         ('[[listener]]\nprotocol = "amqp"\naddress = "5672"\n', "x.toml:3: listener[0].address"),
-        ("[link]\n", "x.toml:1: link: links between brokers are not in this version"),
+        ("[link]\n", "x.toml:1: link: is a list of tables: write [[link]]"),
         ("[brokr]\n", "x.toml:1: brokr: unknown section; did you mean broker?"),
         ('[broker]\nnmae = "x"\n', "x.toml:2: broker.nmae: unknown key; did you mean name?"),
         ('[[address]]\npattern = "a"\nkind = "queue"\n', "x.toml:2: address[0].pattern"),

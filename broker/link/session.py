@@ -1,0 +1,673 @@
+"""One connection between two of ours (or several that act as one): both ends, both directions.
+
+Sans-I/O like the client sessions: bytes in, bytes out, clock by argument.  Who dials says HELLO and opens the streams; for
+each stream one end is an `Outflow`, the other an `Inflow`.  Order of a stream's beginning: START (sender: which queue,
+which claim), RESUME (receiver: what is applied, on stable storage), BEGIN (sender: known or a new stream), then batches one
+way, acknowledgements the other.  Further connections of the same link (`Strand`) carry frames of the same sequence.
+Batches are made only when a socket can take them.  Tests: tests/unit/broker/link/test_session.py,
+tests/property/test_link_network.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, final
+
+from broker.errors import AccessRefused, BrokerError, ProtocolViolation
+from broker.link import frames
+from broker.link.demand import merged
+from broker.link.frames import FrameParser, Order, encode, expand, pack, squeeze, unpack
+from broker.link.inflow import Inflow
+from broker.link.outflow import Outflow
+from broker.link.ports import LINK_TAGS
+from broker.link.streams import accept, describe_open, open_near
+
+if TYPE_CHECKING:
+    from broker.clock import Clock
+    from broker.link.ports import DN, Authenticate, Identity, Login, Wake
+    from broker.link.settings import LinkSettings
+    from broker.link.table import LinkTable
+
+log = logging.getLogger(__name__)
+
+OUTPUT_BYTES: Final = 256 << 10
+"""Batches written at a time to one connection."""
+PACK_BYTES_MIN: Final = 512
+LOGIN_SECONDS: Final = 10.0
+SILENCE_FACTOR: Final = 2.5
+"""A peer that was silent for so many heart-beats is gone."""
+STREAMS_MAX: Final = 1000
+STRANDS_MAX: Final = 16
+TEXT_MAX: Final = 500
+
+
+@final
+class LinkSession:
+    """One end of a link.  `settings` None: the accepting end."""
+
+    def __init__(
+        self,
+        table: LinkTable,
+        clock: Clock,
+        wake: Wake,
+        token: bytes,
+        *,
+        settings: LinkSettings | None = None,
+        authenticate: Authenticate | None = None,
+        on_ended: Callable[[str], None] | None = None,
+        peer: str = "",
+    ) -> None:
+        self.table = table
+        self.broker = table.broker
+        self.clock = clock
+        self.settings = settings
+        self.is_dialer = settings is not None
+        self.name = settings.name if settings is not None else "?"
+        self.window_bytes = settings.window_bytes if settings is not None else 64 << 20
+        self.peer = peer
+        self.peer_id = b""
+        self.peer_name = ""
+        self.token = token
+        self.is_closing = False
+        self.is_up = False
+        self.certificate: DN | None = None
+        self.identity: Identity | None = None
+        self.far_reason = ""
+        self.last_error = ""
+        self.refused_at = 0.0
+        self.up_at_ms = 0
+        self.round_trip_ms: float | None = None
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.outflows: dict[int, Outflow] = {}
+        self.inflows: dict[int, Inflow] = {}
+        self.strands: list[Strand] = []
+        self.is_packing = False
+        self._on_ended = on_ended
+        self._authenticate = authenticate
+        self._login: Login | None = None
+        self._wake = wake
+        self._parser = FrameParser()
+        self._order = Order()
+        self._greeting = b"" if self.is_dialer else frames.OPENING
+        self._held: list[bytes] = []
+        self._control: deque[tuple[int, bytes]] = deque()
+        self._sequence = 0
+        self._turn = 0
+        self._is_writable = True
+        self._told_reason: str | None = None
+        now = clock.now()
+        self._heartbeat_seconds = settings.heartbeat_seconds if settings is not None else 5.0
+        self._heard_at = now
+        self._pinged_at = now
+        self._began_at = now
+        self._allowance = 0.0
+        self._allowance_at = now
+        if settings is not None:
+            self._say_hello(settings)
+
+    @property
+    def key(self) -> str:
+        """What tells this link from others at this broker: names are given by who dials."""
+        return self.name if self.is_dialer else f"{self.name}@{self.peer_id.hex()[:8]}"
+
+    # Greeting
+
+    def _say_hello(self, settings: LinkSettings) -> None:
+        self._control.append((-1, frames.OPENING))
+        self.send(
+            frames.HELLO,
+            {
+                "id": self.table.id,
+                "name": self.table.name,
+                "link": settings.name,
+                "user": settings.user,
+                "password": settings.password,
+                "token": self.token,
+                "window": settings.window_bytes,
+                "heartbeat": settings.heartbeat_seconds,
+                "packs": settings.compression != "none",
+            },
+        )
+        self.is_packing = settings.compression == "always"
+
+    def _hello(self, said: dict[str, Any]) -> None:
+        """The accepting end: find out who dials."""
+        if self.is_dialer or self._login is not None:
+            raise ProtocolViolation("a second greeting")
+        self.peer_id = _bytes_of(said, "id", 16)
+        self.peer_name = _text_of(said, "name")
+        self.name = _text_of(said, "link")
+        self.token = _bytes_of(said, "token", 16)
+        self.window_bytes = min(max(int(said["window"]), 64 << 10), 1 << 30)
+        self._heartbeat_seconds = min(max(float(said["heartbeat"]), 0.1), 3600.0)
+        self.is_packing = bool(said["packs"])
+        if self.peer_id == self.table.id:
+            raise ProtocolViolation("a link to oneself: the two brokers have the same store id")
+        assert self._authenticate is not None, "the accepting end knows accounts"
+        login = self._authenticate(
+            _text_of(said, "user"), _text_of(said, "password"), self.certificate
+        )
+        self._login = login
+        if login.is_settled:
+            self._logged_in()
+        else:
+            login.on_settled = self._settled_later
+
+    def _settled_later(self) -> None:
+        if self.is_closing:
+            return
+        try:
+            self._logged_in()
+        except BrokerError as error:
+            self.fail(error.text)
+            return
+        held, self._held = self._held, []
+        for received in held:
+            self.receive_data(received)
+        self.wake_up()
+
+    def _logged_in(self) -> None:
+        assert self._login is not None, "called when the login is settled"
+        identity = self._login.identity()
+        if not any(tag in LINK_TAGS for tag in identity.tags):
+            raise AccessRefused(f"user '{identity.name}' may not open links: it lacks the tag link")
+        self.identity = identity
+        self.send(frames.WELCOME, {"id": self.table.id, "name": self.table.name})
+        self._come_up()
+
+    def _welcome(self, said: dict[str, Any]) -> None:
+        """The dialing end: the far side has let us in; open the streams."""
+        if not self.is_dialer or self.is_up:
+            raise ProtocolViolation("a second welcome")
+        self.peer_id = _bytes_of(said, "id", 16)
+        self.peer_name = _text_of(said, "name")
+        if self.peer_id == self.table.id:
+            raise ProtocolViolation("a link to oneself: the far side has the same store id")
+        self._come_up()
+        assert self.settings is not None, "the dialing end has settings"
+        for number, stream in enumerate(self.settings.streams):
+            try:
+                flow = open_near(self, number, stream)
+            except BrokerError as error:
+                self.stream_ended(number, f"{stream.name}: {error.text}")
+                continue
+            self.send(frames.OPEN, describe_open(self, number, stream))
+            if isinstance(flow, Outflow):
+                self.outflows[number] = flow
+                flow.start()
+            else:
+                self.inflows[number] = flow
+
+    def _come_up(self) -> None:
+        self.is_up = True
+        self.up_at_ms = self.broker.now_ms
+        self._parser.bytes_max = frames.FRAME_BYTES_MAX
+        self.table.enter(self)
+        self._ping()
+        log.info("link %s: up with %s (%s)", self.name, self.peer_name, self.peer)
+
+    # Bytes in
+
+    def receive_data(self, received: bytes) -> None:
+        """Take bytes of this connection."""
+        self._heard_at = self.clock.now()
+        self.received_bytes += len(received)
+        if self.is_closing:
+            return
+        if self.is_holding:
+            self._held.append(received)
+            return
+        try:
+            if self._greeting:
+                received = self._opened(received)
+            for frame in self._parser.feed(received):
+                self.take_frame(frame)
+        except BrokerError as error:
+            self.fail(error.text)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            self.fail(f"a frame that makes no sense: {error!r}")
+
+    def _opened(self, received: bytes) -> bytes:
+        """Take the opening bytes off; raises ProtocolViolation."""
+        rest = self._greeting
+        count = min(len(rest), len(received))
+        if received[:count] != rest[:count]:
+            raise ProtocolViolation("this is not a link of a version that is spoken here")
+        self._greeting = rest[count:]
+        return received[count:]
+
+    def take_frame(self, frame: frames.Frame) -> None:
+        """Take a frame of any of the connections; raises what `receive_data` catches."""
+        for kind, _, payload in self._order.take(frame):
+            if kind & frames.PACKED:
+                payload = expand(payload)
+            self._frame(kind & ~frames.PACKED, unpack(payload))
+
+    def _frame(self, kind: int, said: Any) -> None:
+        if kind == frames.BATCH:
+            self._inflow(said[0]).take(said[1])
+        elif kind == frames.ACKNOWLEDGED:
+            self._outflow(said[0]).acknowledged(said[1])
+        elif kind == frames.HELLO:
+            self._hello(said)
+        elif kind == frames.WELCOME:
+            self._welcome(said)
+        elif kind == frames.REFUSED:
+            self._refused(said)
+        elif not self.is_up:
+            raise ProtocolViolation(f"{frames.KINDS.get(kind, kind)} before the greeting")
+        elif kind == frames.PING:
+            self.send(frames.PONG, said)
+        elif kind == frames.PONG:
+            self.round_trip_ms = (self.clock.now() - float(said)) * 1000.0
+        elif kind == frames.BLOCKED:
+            self._set_far_reason(str(said)[:TEXT_MAX])
+        else:
+            self._stream_frame(kind, said)
+
+    def _stream_frame(self, kind: int, said: Any) -> None:
+        if kind == frames.OPEN:
+            self._open(said)
+        elif kind == frames.START:
+            self._inflow(said[0]).start(int(said[1]), str(said[2])[:64], bool(said[3]))
+        elif kind == frames.RESUME:
+            self._outflow(said[0]).resume(said[1])
+        elif kind == frames.BEGIN:
+            self._inflow(said[0]).begin(bool(said[1]))
+        elif kind == frames.SETTLED:
+            self._inflow(said[0]).settled(said[1])
+        elif kind == frames.DEMAND:
+            number, is_first, added, removed = said
+            linked = self._outflow(number).linked
+            linked.set_wanted(merged({} if is_first else linked.wanted, (added, removed)))
+        elif kind == frames.WANTED:
+            if self._outflow(said[0]).linked.is_shared and self._is_on_demand(said[0]):
+                self._outflow(said[0]).set_wanted(bool(said[1]))
+        elif kind == frames.FORGET:
+            self._forget(int(said))
+        else:
+            raise ProtocolViolation(f"a frame of the unknown kind {kind}")
+
+    def _is_on_demand(self, number: int) -> bool:
+        return self._outflow(number).is_on_demand
+
+    def _outflow(self, number: int) -> Outflow:
+        found = self.outflows.get(number)
+        if found is None:
+            raise ProtocolViolation(f"stream {number} is not sent from here")
+        return found
+
+    def _inflow(self, number: int) -> Inflow:
+        found = self.inflows.get(number)
+        if found is None:
+            raise ProtocolViolation(f"stream {number} is not received here")
+        return found
+
+    def _open(self, said: dict[str, Any]) -> None:
+        """The accepting end: a stream, if the user has the rights."""
+        number = int(said["stream"])
+        if self.is_dialer or len(self.outflows) + len(self.inflows) >= STREAMS_MAX:
+            raise ProtocolViolation("streams are opened by who dials, and not that many")
+        try:
+            flow = accept(self, number, said)
+        except BrokerError as error:
+            log.warning("link %s from %s: %s", self.name, self.peer, error.text)
+            self.send(frames.REFUSED, [number, error.text])
+            return
+        if isinstance(flow, Outflow):
+            self.outflows[number] = flow
+            flow.start()
+        else:
+            self.inflows[number] = flow
+
+    def _refused(self, said: Any) -> None:
+        number, text = said
+        text = str(text)[:TEXT_MAX]
+        if number is None:
+            self.fail(f"the far side refused: {text}", is_told=False)
+            return
+        self.stream_ended(number, text)
+
+    def stream_ended(self, number: int, text: str) -> None:
+        """One stream cannot go on; the others do.  The whole link is begun anew after a while."""
+        self.say(text)
+        self.refused_at = self.refused_at or self.clock.now()
+        for flows in (self.outflows, self.inflows):
+            flow = flows.get(number)
+            if flow is not None:
+                flow.refusal = text
+
+    def _forget(self, number: int) -> None:
+        """The dialing end took the stream out of its configuration: what was kept for it goes."""
+        outflow = self.outflows.pop(number, None)
+        if outflow is not None:
+            outflow.end()
+            self.table.unlink_queue(outflow.linked, is_deleted=not outflow.linked.is_shared)
+        self.inflows.pop(number, None)
+
+    def say(self, text: str) -> None:
+        """Note something that went wrong, for status and log."""
+        self.last_error = text[:TEXT_MAX]
+        log.warning("link %s: %s", self.name, text)
+
+    # Bytes out
+
+    def send(self, kind: int, value: object) -> None:
+        """Have a frame sent before all batches that wait."""
+        self._control.append((kind, pack(value)))
+        self._wake(self)
+
+    def wake_up(self) -> None:
+        """Have this end's turn ended: it has promises or output."""
+        self._wake(self)
+
+    def output(self) -> list[bytes]:
+        """Control frames, then batches while the socket takes them."""
+        made: list[bytes] = []
+        control = self._control
+        while control:
+            kind, payload = control.popleft()
+            made.append(payload if kind < 0 else self._encoded(kind, payload))
+        if self._is_writable and not self.is_closing:
+            self._take_batches(made)
+            if self._is_writable and self._has_ready():
+                self._wake(self)
+        self.sent_bytes += sum([len(one) for one in made])
+        return made
+
+    def strand_output(self, strand: Strand) -> list[bytes]:
+        """Batches for one of the further connections."""
+        made: list[bytes] = []
+        self._take_batches(made)
+        self.sent_bytes += sum([len(one) for one in made])
+        return made
+
+    def _has_ready(self) -> bool:
+        return any(one.has_ready for one in self.outflows.values())
+
+    def _take_batches(self, made: list[bytes]) -> None:
+        """Take batches of all streams in turn, up to what is written at a time and allowed by the rate."""
+        left = self._allowed(OUTPUT_BYTES)
+        flows = list(self.outflows.values())
+        if not flows or left <= 0:
+            return
+        idle = 0
+        while left > 0 and idle < len(flows):
+            self._turn = (self._turn + 1) % len(flows)
+            payload = flows[self._turn].next_batch()
+            if payload is None:
+                idle += 1
+                continue
+            idle = 0
+            one = self._encoded(frames.BATCH, payload)
+            left -= len(one)
+            self._allowance -= len(one)
+            made.append(one)
+
+    def _allowed(self, most: int) -> float:
+        """How many bytes of batches may go now."""
+        rate = self.settings.rate_bytes if self.settings is not None else 0
+        if not rate:
+            return most
+        now = self.clock.now()
+        self._allowance = min(rate / 4, self._allowance + (now - self._allowance_at) * rate)
+        self._allowance_at = now
+        return min(float(most), self._allowance)
+
+    def _encoded(self, kind: int, payload: bytes) -> bytes:
+        if self.is_packing and kind == frames.BATCH and len(payload) > PACK_BYTES_MIN:
+            packed = squeeze(payload)
+            if len(packed) < len(payload):
+                kind, payload = kind | frames.PACKED, packed
+        sequence = self._sequence
+        self._sequence = (sequence + 1) % frames.SEQUENCE_END
+        return encode(kind, sequence, payload)
+
+    def set_writable(self, is_writable: bool) -> None:
+        """False while the socket's buffer is full."""
+        self._is_writable = is_writable
+        if is_writable:
+            self._wake(self)
+
+    # The turn
+
+    def end_turn(self, commit: int) -> None:
+        """Everything done in this turn is in commit number `commit`."""
+        for outflow in self.outflows.values():
+            outflow.end_turn(commit)
+        for inflow in self.inflows.values():
+            inflow.end_turn(commit)
+
+    def on_durable(self, commit: int) -> None:
+        """All commits up to this number are on stable storage and passed the guard."""
+        for inflow in self.inflows.values():
+            inflow.on_durable(commit)
+        has_ready = False
+        for outflow in self.outflows.values():
+            outflow.on_durable(commit)
+            has_ready = has_ready or outflow.has_ready
+        if has_ready:
+            for strand in self.strands:
+                strand.wake_up()
+
+    @property
+    def peer_closes_first(self) -> bool:
+        """Either end may close."""
+        return False
+
+    @property
+    def is_holding(self) -> bool:
+        """True while a login is being checked."""
+        return self._login is not None and not self._login.is_settled
+
+    def look(self) -> None:
+        """Tell the far side what has changed in what is wanted here."""
+        if self.is_up and not self.is_closing:
+            for inflow in self.inflows.values():
+                inflow.look()
+
+    # Waiting for memory or disk
+
+    def set_blocked(self, reason: str | None) -> bool:
+        """Tell the far side to wait; what it has sent already is taken."""
+        if reason != self._told_reason and self.is_up:
+            self._told_reason = reason
+            self.send(frames.BLOCKED, reason or "")
+        return True
+
+    def _set_far_reason(self, reason: str) -> None:
+        self.far_reason = reason
+        for outflow in self.outflows.values():
+            outflow.look_at_window()
+
+    # Time
+
+    def _ping(self) -> None:
+        now = self.clock.now()
+        self._pinged_at = now
+        self.send(frames.PING, now)
+
+    def tick(self, now: float) -> None:
+        """Send a heart-beat, or give up on a silent peer or a late login."""
+        if self.is_closing:
+            return
+        if not self.is_up:
+            if now >= self._began_at + LOGIN_SECONDS:
+                self.fail("no greeting came in time")
+            return
+        heard_at = max([self._heard_at, *(one.heard_at for one in self.strands)])
+        silence = self._heartbeat_seconds * SILENCE_FACTOR
+        if now >= heard_at + silence:
+            self.fail(f"nothing was heard for {silence:g} s")
+        elif now >= self._pinged_at + self._heartbeat_seconds:
+            self._ping()
+
+    def next_deadline(self) -> float | None:
+        """When `tick` is due."""
+        if self.is_closing:
+            return None
+        if not self.is_up:
+            return self._began_at + LOGIN_SECONDS
+        due = self._pinged_at + self._heartbeat_seconds
+        if self.settings is not None and self.settings.rate_bytes and self._has_ready():
+            due = min(due, self.clock.now() + 0.05)
+        return due
+
+    # Ending
+
+    def fail(self, text: str, *, is_told: bool = True) -> None:
+        """End the connection for a reason."""
+        if self.is_closing:
+            return
+        self.say(text)
+        if is_told:
+            self.send(frames.REFUSED, [None, text[:TEXT_MAX]])
+        self.is_closing = True
+        self.wake_up()
+
+    def replaced(self) -> None:
+        """The same link came up anew: this connection was dead without anybody's knowing."""
+        self.is_closing = True
+        self._end_flows()
+        self.wake_up()
+
+    def connection_lost(self, reason: str) -> None:
+        """The socket is gone: what was not settled goes back, or stays in doubt."""
+        self.is_closing = True
+        if not self.last_error:
+            self.last_error = reason[:TEXT_MAX]
+        self._end_flows()
+        self.table.leave(self)
+        if self._on_ended is not None:
+            ended, self._on_ended = self._on_ended, None
+            ended(self.last_error)
+
+    def _end_flows(self) -> None:
+        outflows, self.outflows = self.outflows, {}
+        inflows, self.inflows = self.inflows, {}
+        for outflow in outflows.values():
+            outflow.end()
+        for inflow in inflows.values():
+            inflow.end()
+        strands, self.strands = self.strands, []
+        for strand in strands:
+            strand.is_closing = True
+            strand.wake_up()
+
+    def shutdown(self, text: str) -> None:
+        """The broker stops."""
+        self.fail(text)
+
+    def recheck(self) -> None:
+        """Accounts changed: the far side's user may not be here any more."""
+        identity = self.identity
+        if identity is not None and not (
+            identity.is_valid and any(tag in LINK_TAGS for tag in identity.tags)
+        ):
+            self.fail(f"user '{identity.name}' may not open links any more")
+
+
+@final
+class Strand:
+    """A further connection of a link: carries batches of the same sequence of frames."""
+
+    def __init__(self, session: LinkSession, wake: Wake, *, is_dialer: bool) -> None:
+        self._session = session
+        self._wake = wake
+        self._parser = FrameParser(frames.FRAME_BYTES_MAX)
+        self._first = [frames.STRAND_OPENING + session.token] if is_dialer else []
+        self._is_writable = True
+        self.is_closing = False
+        self.certificate: DN | None = None
+        self.heard_at = session.clock.now()
+        session.strands.append(self)
+        wake(self)
+
+    def receive_data(self, received: bytes) -> None:
+        """Take bytes of this connection."""
+        self.heard_at = self._session.clock.now()
+        session = self._session
+        session.received_bytes += len(received)
+        if self.is_closing or session.is_closing:
+            return
+        try:
+            for frame in self._parser.feed(received):
+                session.take_frame(frame)
+        except BrokerError as error:
+            session.fail(error.text)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            session.fail(f"a frame that makes no sense: {error!r}")
+        session.wake_up()
+
+    def output(self) -> list[bytes]:
+        """Batches, while the socket takes them."""
+        made, self._first = self._first, []
+        if self._is_writable and not self.is_closing:
+            made += self._session.strand_output(self)
+        return made
+
+    def wake_up(self) -> None:
+        """Have this connection written to."""
+        self._wake(self)
+
+    def end_turn(self, commit: int) -> None:
+        """The session sees to promises."""
+
+    def on_durable(self, commit: int) -> None:
+        """The session sees to promises."""
+
+    def set_writable(self, is_writable: bool) -> None:
+        """False while the socket's buffer is full."""
+        self._is_writable = is_writable
+        if is_writable:
+            self._wake(self)
+
+    @property
+    def peer_closes_first(self) -> bool:
+        """Either end may close."""
+        return False
+
+    @property
+    def is_holding(self) -> bool:
+        """There is nothing to wait for."""
+        return False
+
+    def set_blocked(self, reason: str | None) -> bool:
+        """The session tells the far side."""
+        return True
+
+    def tick(self, now: float) -> None:
+        """The session has the heart-beats."""
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def connection_lost(self, reason: str) -> None:
+        """One connection gone, all gone: frames are missing."""
+        if not self.is_closing:
+            self.is_closing = True
+            self._session.fail(f"one of several connections was lost: {reason}")
+
+    def shutdown(self, text: str) -> None:
+        """The broker stops."""
+        self.is_closing = True
+
+    def recheck(self) -> None:
+        """The session sees to accounts."""
+
+
+def _text_of(said: dict[str, Any], name: str) -> str:
+    found = said[name]
+    if not isinstance(found, str) or len(found) > 1000 or not (found.isprintable() or not found):
+        raise ProtocolViolation(f"a greeting without a sound {name}")
+    return found
+
+
+def _bytes_of(said: dict[str, Any], name: str, count: int) -> bytes:
+    found = said[name]
+    if not isinstance(found, bytes) or len(found) != count:
+        raise ProtocolViolation(f"a greeting without a sound {name}")
+    return found

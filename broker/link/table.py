@@ -1,0 +1,155 @@
+"""Everything that the links of a broker share: who it is, its linked queues, cursors, origins, and the sessions.
+
+Restored from the store before anybody connects, so that no message enters a buffer without its origin.
+Definitions: `["link-origin"]` (where sequences go on), those of cursor.py, trace.py and linked.py, and `["link", name]` for links
+that were added by command.  Tests: tests/unit/broker/link/test_table.py.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, final
+
+from broker.link import demand
+from broker.link.cursor import CursorTable
+from broker.link.linked import LinkedQueue
+from broker.link.trace import SEQUENCE_STEP, OriginTable, origin
+
+if TYPE_CHECKING:
+    from broker.core.broker import Broker
+    from broker.core.vhost import Vhost
+    from broker.link.demand import Entries
+    from broker.link.session import LinkSession
+
+log = logging.getLogger(__name__)
+
+ORIGIN_KEY: Final = '["link-origin"]'
+
+
+@final
+class LinkTable:
+    """The links of one broker."""
+
+    def __init__(self, broker: Broker, store_id: str, claim: str, name: str) -> None:
+        self.broker = broker
+        self.id = bytes.fromhex(store_id)
+        self.claim = claim
+        self.name = name
+        self.cursors = CursorTable()
+        self.origins = OriginTable()
+        # By vhost, queue and link: several links may share a queue.
+        self.linked: dict[tuple[str, str, str], LinkedQueue] = {}
+        self.sessions: dict[tuple[bytes, str, bool], LinkSession] = {}
+        self.demand_version = 0
+        self._sequence = 0
+        self._sequence_end = 0
+
+    # Start
+
+    def restore(self, definitions: Mapping[str, dict[str, Any]]) -> None:
+        """Take over what the store holds; after the core did, before any session."""
+        self.cursors.restore(definitions)
+        self.origins.restore(definitions)
+        self._sequence = self._sequence_end = definitions.get(ORIGIN_KEY, {}).get("end", 0)
+        for key, made in definitions.items():
+            if not key.startswith('["linked-queue"'):
+                continue
+            _, vhost_name, name, link = json.loads(key)
+            vhost = self.broker.vhosts.get(vhost_name)
+            queue = vhost.queues.get(name) if vhost is not None else None
+            rest = [json.dumps([kind, vhost_name, name, link]) for kind in ("demand", "in-flight")]
+            if queue is None:
+                for known in (key, *rest):
+                    self.broker.unit.define(known, None)
+                continue
+            linked = LinkedQueue(
+                self, queue, link, is_shared=made["is_shared"], exchange=made["exchange"]
+            )
+            linked.restore(made, *(definitions.get(known, {}) for known in rest))
+            linked.begin_claim()
+            self.linked[vhost_name, name, link] = linked
+
+    def next_origin(self) -> bytes:
+        """An origin for a message that enters its first link here; durable with the message."""
+        sequence = self._sequence
+        if sequence >= self._sequence_end:
+            self._sequence_end = sequence + SEQUENCE_STEP
+            self.broker.unit.define(ORIGIN_KEY, {"end": self._sequence_end})
+        self._sequence = sequence + 1
+        return origin(self.id, sequence)
+
+    # Linked queues
+
+    def link_queue(
+        self, vhost: Vhost, name: str, link: str, *, is_shared: bool, exchange: str = ""
+    ) -> LinkedQueue:
+        """What is kept of a queue for a link; raises NotFound."""
+        queue = vhost.queue(name)
+        known = self.linked.get((vhost.name, name, link))
+        if known is not None and known.queue is queue and known.is_shared == is_shared:
+            return known
+        linked = LinkedQueue(self, queue, link, is_shared=is_shared, exchange=exchange)
+        linked.begin_claim()
+        self.linked[vhost.name, name, link] = linked
+        return linked
+
+    def unlink_queue(self, linked: LinkedQueue, *, is_deleted: bool) -> None:
+        """A link does not send the queue any more; `is_deleted`: it was a buffer, and goes with what it holds."""
+        if self.linked.pop((linked.queue.vhost.name, linked.queue.name, linked.link), None) is None:
+            return
+        linked.forget()
+        self.demand_version += 1
+        if is_deleted and not linked.queue.is_deleted:
+            linked.queue.vhost.drop_queue(linked.queue)
+
+    # Demand
+
+    def _buffers(self, vhost: Vhost, exchange: str) -> list[LinkedQueue]:
+        return [
+            one
+            for one in self.linked.values()
+            if not one.is_shared and one.exchange == exchange and one.queue.vhost is vhost
+        ]
+
+    def local_entries(self, vhost: Vhost, exchange: str) -> Entries:
+        """What this broker's own queues are bound with."""
+        buffers = [one.queue.name for one in self._buffers(vhost, exchange)]
+        return demand.local_entries(vhost.exchanges[exchange], buffers)
+
+    def told_of(self, vhost: str, exchange: str) -> dict[bytes, Entries]:
+        """What each neighbor wants of an exchange."""
+        found: dict[bytes, Entries] = {}
+        for one in self._buffers(self.broker.vhosts[vhost], exchange):
+            if one.peer_id:
+                found.setdefault(one.peer_id, {}).update(one.wanted)
+        return found
+
+    # Sessions
+
+    def enter(self, session: LinkSession) -> None:
+        """A session has logged in; one that it replaces ends first, so that no two send the same queue."""
+        key = (session.peer_id, session.name, session.is_dialer)
+        before = self.sessions.get(key)
+        if before is not None and before is not session:
+            before.replaced()
+        self.sessions[key] = session
+
+    def leave(self, session: LinkSession) -> None:
+        """A session has ended."""
+        key = (session.peer_id, session.name, session.is_dialer)
+        if self.sessions.get(key) is session:
+            del self.sessions[key]
+
+    def find_session(self, token: bytes) -> LinkSession | None:
+        """The accepted session that another connection wants to join."""
+        for session in self.sessions.values():
+            if session.token == token and not session.is_dialer and not session.is_closing:
+                return session
+        return None
+
+    def look(self) -> None:
+        """See to what follows the topology; called some times a second, and whenever it is known to have changed."""
+        for session in list(self.sessions.values()):
+            session.look()

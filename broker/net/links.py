@@ -1,0 +1,314 @@
+"""The links of a running broker: dialed and accepted, watched, added and taken away.
+
+Who dials tries the addresses in order, waits with decorrelated jitter, and opens further connections where the round
+trip is long.  A listener for AMQP takes links, too: they are told by their first bytes.
+Tests: tests/unit/broker/net/test_links.py, tests/interop/test_links.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, final
+
+from twisted.internet.protocol import ClientFactory
+from twisted.python.failure import Failure
+
+from broker.errors import AccessRefused
+from broker.link.backoff import Backoff
+from broker.link.frames import OPENING, STRAND_OPENING, TOKEN_BYTES
+from broker.link.session import LinkSession, Strand
+from broker.link.settings import LinkSettings
+from broker.link.table import LinkTable
+from broker.net.connection import Connection
+from broker.session.sasl import CertificateLogin, Credentials, PasswordLogin
+
+if TYPE_CHECKING:
+    from broker.core.broker import Broker
+    from broker.link.ports import DN, Authenticate, Login
+    from broker.net.turn import Turn
+    from broker.session.auth import Accounts
+    from broker.session.base import Session, Wake
+    from store.interface import Recovered
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS: Final = 10.0
+LONG_MS: Final = 40.0
+"""A round trip from which on one connection's buffers may be the limit (8.3 MB/s at 250 ms, wan-measured.md)."""
+STRANDS_OF_LONG: Final = 4
+RETRY_REFUSED_SECONDS: Final = 10.0
+
+
+@final
+class Dial:
+    """One link that this broker dials, from its start to its end."""
+
+    def __init__(self, links: Links, settings: LinkSettings) -> None:
+        self.settings = settings
+        self.session: LinkSession | None = None
+        self.last_error = ""
+        self.failing_since_ms = 0
+        self.attempt_count = 0
+        self.up_count = 0
+        self._links = links
+        self._backoff = Backoff(
+            settings.retry_seconds,
+            settings.retry_seconds_max,
+            random.Random(),  # noqa: S311 - jitter
+        )
+        self._address = 0
+        self._timer: Any = None
+        self._connector: Any = None
+        self._is_stopped = False
+        self._has_strands = False
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The address that is tried, or connected to."""
+        return self.settings.addresses[self._address % len(self.settings.addresses)]
+
+    def start(self) -> None:
+        """Dial now."""
+        self._timer = None
+        if self._is_stopped:
+            return
+        self.attempt_count += 1
+        self._has_strands = False
+        host, port = self.address
+        factory = DialFactory(self._links, self._make_session, self._not_connected)
+        try:
+            self._connector = self._links.connect(host, port, factory, self.settings)
+        except (OSError, ValueError) as error:
+            self._ended(f"{host}:{port}: {error}")
+
+    def _make_session(self, peer: str, is_loopback: bool, wake: Wake) -> Session:
+        self.session = LinkSession(
+            self._links.table,
+            self._links.table.broker.clock,
+            wake,
+            secrets.token_bytes(TOKEN_BYTES),
+            settings=self.settings,
+            on_ended=self._ended,
+            peer=peer,
+        )
+        return self.session
+
+    def _not_connected(self, reason: str) -> None:
+        host, port = self.address
+        self._ended(f"{host}:{port}: {reason}")
+
+    def _ended(self, reason: str) -> None:
+        session, self.session = self.session, None
+        links = self._links
+        now_ms = links.table.broker.clock.wall_ms()
+        if session is not None and session.up_at_ms:
+            self._backoff.lasted((now_ms - session.up_at_ms) / 1000)
+            self.failing_since_ms = 0
+        else:
+            self._address += 1
+        self.last_error = reason
+        self.failing_since_ms = self.failing_since_ms or now_ms
+        if self._is_stopped:
+            return
+        wait_seconds = self._backoff.next_wait()
+        log.warning("link %s: %s; again in %.1f s", self.settings.name, reason, wait_seconds)
+        self._timer = links.call_later(wait_seconds, self.start)
+
+    def look(self, now: float) -> None:
+        """Open further connections where they help; begin anew when a stream was refused."""
+        session = self.session
+        if session is None or not session.is_up or session.is_closing:
+            return
+        if self.failing_since_ms:
+            self.failing_since_ms = 0
+        if not self._has_strands and session.round_trip_ms is not None:
+            self._has_strands = True
+            self.up_count += 1
+            wanted = self.settings.connections
+            if not wanted:
+                wanted = STRANDS_OF_LONG if session.round_trip_ms >= LONG_MS else 1
+            for _ in range(wanted - 1):
+                self._open_strand(session)
+        if session.refused_at and now >= session.refused_at + RETRY_REFUSED_SECONDS:
+            session.fail(session.last_error or "a stream was refused", is_told=False)
+
+    def _open_strand(self, session: LinkSession) -> None:
+        def make(peer: str, is_loopback: bool, wake: Wake) -> Session:
+            return Strand(session, wake, is_dialer=True)
+
+        def failed(reason: str) -> None:
+            log.warning(
+                "link %s: one more connection failed: %s; it goes on with fewer",
+                self.settings.name,
+                reason,
+            )
+
+        host, port = self.address
+        self._links.connect(host, port, DialFactory(self._links, make, failed), self.settings)
+
+    def stop(self) -> None:
+        """End the link; nothing is dialed any more."""
+        self._is_stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        session = self.session
+        if session is not None:
+            session.fail("the link was taken away", is_told=True)
+        elif self._connector is not None:
+            self._connector.disconnect()
+
+
+@final
+class DialFactory(ClientFactory):
+    """Makes the one connection of a dialed socket."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        links: Links,
+        make_session: Callable[[str, bool, Wake], Session],
+        failed: Callable[[str], None],
+    ) -> None:
+        self._links = links
+        self._make_session = make_session
+        self._failed = failed
+
+    def buildProtocol(self, addr: Any) -> Connection:  # noqa: N802 - Twisted's name
+        return self._links.make_connection(self._make_session)
+
+    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:  # noqa: N802 - Twisted's name
+        self._failed(reason.getErrorMessage())
+
+
+@final
+class Links:
+    """All links of a broker, and what they share."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        turn: Turn,
+        reactor: Any,
+        connections: dict[Connection, None],
+        accounts: Accounts,
+        name: str,
+    ) -> None:
+        self._broker = broker
+        self._turn = turn
+        self._reactor = reactor
+        self._connections = connections
+        self._accounts = accounts
+        self._name = name
+        self._is_started = False
+        self.dials: dict[str, Dial] = {}
+
+    def restore(self, recovered: Recovered) -> None:
+        """Take over what the store holds; before any session."""
+        self.table = LinkTable(self._broker, recovered.store_id, secrets.token_hex(8), self._name)
+        self.table.restore(recovered.definitions)
+
+    # Dialing
+
+    def add(self, settings: LinkSettings) -> None:
+        """Have a link from now on; one of that name is replaced."""
+        before = self.dials.pop(settings.name, None)
+        if before is not None:
+            before.stop()
+        dial = self.dials[settings.name] = Dial(self, settings)
+        if self._is_started:
+            dial.start()
+
+    def start(self) -> None:
+        """Clients may come: dial."""
+        self._is_started = True
+        for dial in self.dials.values():
+            dial.start()
+
+    def connect(self, host: str, port: int, factory: ClientFactory, settings: LinkSettings) -> Any:
+        """Dial one address."""
+        if settings.tls is not None:
+            from broker.net.link_tls import secured_client
+
+            factory = secured_client(settings.tls, host, factory)
+        return self._reactor.connectTCP(host, port, factory, timeout=CONNECT_SECONDS)
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Any:
+        """The reactor's."""
+        return self._reactor.callLater(seconds, call)
+
+    def make_connection(self, make_session: Callable[[str, bool, Wake], Session]) -> Connection:
+        """A connection for a dialed socket."""
+        return Connection(
+            self._broker,
+            self._turn,
+            make_session,
+            self._reactor.callLater,
+            (self._connections,),
+        )
+
+    # Accepting
+
+    def sniff(self, first: bytes, peer: str, wake: Wake) -> tuple[Session, bytes] | bool | None:
+        """Look at the first bytes of a connection: a link's session and its bytes, True to wait for more, None: no link."""
+        if OPENING.startswith(first[: len(OPENING)]):
+            if len(first) < len(OPENING):
+                return True
+            session = LinkSession(
+                self.table,
+                self._broker.clock,
+                wake,
+                b"",
+                authenticate=self._authenticator(peer),
+                peer=peer,
+            )
+            return session, first
+        if STRAND_OPENING.startswith(first[: len(STRAND_OPENING)]):
+            end = len(STRAND_OPENING) + TOKEN_BYTES
+            if len(first) < end:
+                return True
+            joined = self.table.find_session(first[len(STRAND_OPENING) : end])
+            if joined is None:
+                return None
+            return Strand(joined, wake, is_dialer=False), first[end:]
+        return None
+
+    def _authenticator(self, peer: str) -> Authenticate:
+        """Who a dialing broker is, by its password or, without a user name, by its certificate."""
+        host = peer.rpartition(":")[0]
+        is_loopback = not host or host == "::1" or host.startswith("127.")
+
+        def authenticate(user: str, password: str, subject: DN | None) -> Login:
+            if user:
+                credentials: Credentials = PasswordLogin(user, password)
+            elif subject is not None:
+                credentials = CertificateLogin(subject)
+            else:
+                raise AccessRefused("neither a user name nor a client certificate was shown")
+            return self._accounts.authenticate(credentials, is_loopback)
+
+        return authenticate
+
+    # Life
+
+    def look(self) -> None:
+        """See to demand, strands and refused streams; some times a second."""
+        self.table.look()
+        now = self._broker.clock.now()
+        for dial in list(self.dials.values()):
+            dial.look(now)
+
+    def stop(self) -> None:
+        """The broker stops."""
+        for dial in self.dials.values():
+            dial.stop()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """All links, for status, API and metrics."""
+        from broker.net.link_status import describe
+
+        return describe(self)
