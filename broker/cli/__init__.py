@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "replay": "agents.cli:replay",
     "record": "agents.cli_records:record",
     "bench": "bench.cli:bench",
+    "lab": "bench.lab.cli:lab",
     "completion": "broker.cli.shell:completion",
 }
 """Each command and where it is; a module is loaded only when its command is wanted."""

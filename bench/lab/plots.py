@@ -1,0 +1,140 @@
+"""Plots of a run's result, with matplotlib: rates, latency, lag of links, backlog, memory, processor.
+
+Returns PNG bytes by name; without matplotlib (extra `plot`) there are none, and the report says so.
+Tests: tests/unit/bench/lab/test_report.py.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Final
+
+from bench.lab.series import rates
+
+WIDTH, HEIGHT = 9.0, 3.2
+DPI: Final = 110
+MARKED: Final = {"cut": "#b03030", "kill": "#b03030", "mend": "#30803a", "start": "#30803a"}
+EVENTS_MARKED_MAX: Final = 60
+
+
+def plots(result: dict[str, Any]) -> dict[str, bytes]:
+    """Draw all that there is something for: title → PNG."""
+    try:
+        import matplotlib as mpl
+    except ModuleNotFoundError:
+        return {}
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    found: dict[str, bytes] = {}
+    for title, unit, is_log, lines in _pictures(result):
+        shown = [line for line in lines if line[1] and any(line[2])]
+        if not shown:
+            continue
+        figure, axes = plt.subplots(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+        for name, times, values in shown:
+            axes.plot(times, values, label=name, linewidth=1.1)
+        _mark_events(axes, result)
+        if is_log:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("seconds since publishing began")
+        axes.set_ylabel(unit)
+        axes.grid(visible=True, alpha=0.3)
+        if len(shown) <= 12:
+            axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png")
+        plt.close(figure)
+        found[title] = stream.getvalue()
+    return found
+
+
+Line = tuple[str, list[float], list[float]]
+
+
+def _pictures(result: dict[str, Any]) -> list[tuple[str, str, bool, list[Line]]]:
+    series = result["series"]
+    rate_lines = [
+        *_lines(series["sent"], lambda c: rates(c["t"], c["confirmed"]), "confirmed "),
+        *_lines(series["arrived"], lambda c: rates(c["t"], c["arrived"]), "arrived "),
+    ]
+    latency_lines = [
+        *_lines(series["arrived"], lambda c: _positive(c["p50_ms"]), "p50 "),
+        *_lines(series["arrived"], lambda c: _positive(c["p99_ms"]), "p99 "),
+    ]
+    links = series["links"]
+    brokers = series["brokers"]
+    return [
+        ("Rate", "messages / s", False, rate_lines),
+        ("Latency from when a message was due", "ms", True, latency_lines),
+        ("Behind", "messages", False, _behind(result)),
+        ("Lag of links", "seconds", False, _lines(links, lambda c: c["lag_seconds"])),
+        ("Messages in each broker", "messages", False, _lines(brokers, lambda c: c["messages"])),
+        ("Memory of each broker", "MB", False, _lines(brokers, lambda c: c["memory_mb"])),
+        (
+            "Processor time of each broker",
+            "cores",
+            False,
+            _lines(brokers, lambda c: _forward(rates(c["t"], c["cpu_seconds"]))),
+        ),
+    ]
+
+
+def _lines(
+    columns: dict[str, Any],
+    values: Callable[[dict[str, list[float]]], list[float]],
+    prefix: str = "",
+) -> list[Line]:
+    return [(prefix + name, one["t"], values(one)) for name, one in columns.items()]
+
+
+def _positive(values: list[float]) -> list[float]:
+    """Without zeros, which a logarithmic axis cannot show and which mean that nothing arrived."""
+    return [one if one > 0 else float("nan") for one in values]
+
+
+def _forward(values: list[float]) -> list[float]:
+    """Without what a restarted process makes of its counter."""
+    return [max(0.0, one) for one in values]
+
+
+def _behind(result: dict[str, Any]) -> list[Line]:
+    """Confirmed at the sources and not yet arrived at a target, by time."""
+    series = result["series"]
+    found: list[Line] = []
+    for name, channel in result["channels"].items():
+        sources = [series["sent"][f"{name}@{site}"] for site in channel["from"]]
+        for target in channel["to"]:
+            arrived = series["arrived"].get(f"{name}@{target}")
+            if arrived is None:
+                continue
+            values = [
+                max(0.0, sum(_at(one["t"], one["confirmed"], t) for one in sources) - count)
+                for t, count in zip(arrived["t"], arrived["arrived"], strict=True)
+            ]
+            found.append((f"{name}@{target}", arrived["t"], values))
+    return found
+
+
+def _at(times: list[float], values: list[float], wanted: float) -> float:
+    """The value of a column at a time, on the straight line between its neighbours."""
+    if not times:
+        return 0.0
+    if wanted <= times[0]:
+        return values[0]
+    for (t0, v0), (t1, v1) in pairwise(zip(times, values, strict=True)):
+        if wanted <= t1:
+            return v0 + (v1 - v0) * (wanted - t0) / (t1 - t0) if t1 > t0 else v1
+    return values[-1]
+
+
+def _mark_events(axes: Any, result: dict[str, Any]) -> None:
+    events = result["events"]
+    if len(events) > EVENTS_MARKED_MAX:
+        return
+    for one in events:
+        axes.axvline(one["t"], color=MARKED.get(one["kind"], "#707070"), linewidth=0.7, alpha=0.6)
