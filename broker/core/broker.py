@@ -79,6 +79,8 @@ class Broker:
         self.default_vhost = "/"
         self.now_ms = clock.wall_ms()
         self.unit = UnitOfWork()
+        # Something was handed out that, after a crash now, would not be known to have been: the turn sees to it.
+        self.is_early = False
         self.touched: list[Queue] = []
         self._again: list[Queue] = []
         self._next_lane = 1

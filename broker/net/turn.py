@@ -2,7 +2,9 @@
 
 The end of a turn is scheduled when the first session wakes and runs after the reactor has read what was ready, so
 everything that arrived together shares one commit and one write.  Promises (confirms, receipts, durable -ok) are released when
-the store says that their commit is on stable storage.  Nothing is written once the lease's clock fence is closed.  Tests: tests/unit/broker/net/test_turn.py.
+the store says that their commit is on stable storage.  So is all output when messages are handed out whose mark as handed out is
+in that very commit (once in some thousand messages of a queue): delivered again after a crash, they must say so.
+Nothing is written once the lease's clock fence is closed.  Tests: tests/unit/broker/net/test_turn.py.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class Turn:
         self._writers: dict[Session, Writer] = {}
         self._woken: dict[Session, None] = {}
         self._waiting: dict[Session, int] = {}
+        self._held: dict[Session, None] = {}
+        self._held_until = 0
         self._is_scheduled = False
         self._is_failed = False
 
@@ -54,6 +58,7 @@ class Turn:
         self._writers.pop(session, None)
         self._woken.pop(session, None)
         self._waiting.pop(session, None)
+        self._held.pop(session, None)
         self.schedule()
 
     def wake(self, session: Session) -> None:
@@ -79,6 +84,10 @@ class Turn:
         broker.dispatch()
         commit = store.commit(broker.take_unit())
         durable = store.durable
+        if broker.is_early:
+            broker.is_early = False
+            self._held_until = commit
+        is_held = durable < self._held_until
         woken = self._woken
         is_open = self._is_open
         self._woken = {}
@@ -88,6 +97,9 @@ class Turn:
                 self._waiting[session] = commit
             else:
                 session.on_durable(commit)
+            if is_held:
+                self._held[session] = None
+                continue
             writer = self._writers.get(session)
             if writer is not None and is_open():
                 writer.flush()
@@ -104,12 +116,16 @@ class Turn:
                 del self._waiting[session]
             session.on_durable(commit)
             self._woken[session] = None
+        if self._held and commit >= self._held_until:
+            self._woken.update(self._held)
+            self._held.clear()
         self.end()
 
     def fail(self) -> None:
         """The store can promise nothing any more: no promise is kept, nothing more is delivered."""
         self._is_failed = True
         self._waiting.clear()
+        self._held.clear()
         self._woken.clear()
 
 

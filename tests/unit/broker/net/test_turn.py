@@ -115,3 +115,30 @@ def test_a_lost_connection_is_written_to_no_more() -> None:
         call()
     assert peer.calls == []
     assert store.commits == 1
+
+
+def test_what_is_handed_out_before_the_store_can_know_is_written_after_it_does() -> None:
+    """The horizon is in the very commit: until that is durable nothing is written, by later turns neither."""
+    broker, store, turn, soon, peer = made()
+    session: Any = peer
+    queue = broker.vhosts["/"].declare_queue("q", durable=True)
+    turn.wake(session)
+    soon.pop()()
+    store.durable = 1
+    turn.on_durable(1)
+    peer.calls.clear()
+    queue.raise_horizon(queue.lane, 1)
+    turn.wake(session)
+    soon.pop()()
+    turn.wake(session)
+    soon.pop()()
+    assert peer.calls == [("end", 2), ("end", 2)]
+    store.durable = 2
+    turn.on_durable(2)
+    assert peer.calls[-1] == "flush"
+    peer.calls.clear()
+    queue.raise_horizon(queue.lane, 9000)
+    turn.wake(session)
+    soon.pop()()
+    assert peer.calls[-1] == "flush", "raised ahead of need: nobody waits"
+    assert store.commits == 3
