@@ -34,6 +34,9 @@ RECONNECT_SECONDS: Final = 0.2
 CONNECT_SECONDS_MAX: Final = 5.0
 TICK_SECONDS: Final = 0.002
 IDLE_SECONDS: Final = 0.05
+SCOUT_SECONDS: Final = 0.3
+SCOUTS: Final = 1 << 31
+"""Added to a producer's number in messages that only find out whether the way is open; they count nowhere."""
 _GOING: Final = frozenset({0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EISCONN})
 
 
@@ -225,6 +228,9 @@ class Producer(Role):
         self._template = Template(
             plan["exchange"], plan["key"], self.number, int(plan["body_bytes"])
         )
+        self._scout = Template(
+            plan["exchange"], plan["key"], self.number + SCOUTS, int(plan["body_bytes"])
+        )
         self._begin_ns = 0
         self._stop_ns = 0
         self._tag_base = 0
@@ -238,6 +244,12 @@ class Producer(Role):
     def halt(self) -> None:
         """Publish no more."""
         self._stop_ns = 0
+
+    def send_scout(self, link: Connection, now_ns: int) -> None:
+        """Send a message that counts nowhere; its confirm will be for a sequence before the first."""
+        assert not self.promised.next, "scouts go first"
+        self._tag_base -= 1
+        link.write(self._scout.batch(0, [now_ns]))
 
     @property
     def is_finished(self) -> bool:
@@ -311,13 +323,17 @@ class Inbox:
         self.first_ns = 0
         self.last_ns = 0
         self.latencies = Latencies()
+        self.scouts: set[int] = set()
 
     def note(self, arrivals: Arrivals, now_ns: int) -> None:
         """Note what one reading brought."""
+        self.corrupt_count += arrivals.corrupt_count
+        if any(run[0] >= SCOUTS for run in arrivals.runs):
+            self._note_scouts(arrivals, now_ns)
+            return
         now = now_ns / 1e9
         self.first_ns = self.first_ns or now_ns
         self.last_ns = now_ns
-        self.corrupt_count += arrivals.corrupt_count
         for producer, first, stop in arrivals.runs:
             seen = self.seen.get(producer)
             if seen is None:
@@ -326,6 +342,14 @@ class Inbox:
         add = self.latencies.add
         for time_ns, count in arrivals.times:
             add((now_ns - time_ns) // 1000, count)
+
+    def _note_scouts(self, arrivals: Arrivals, now_ns: int) -> None:
+        """Take the scouts out; what is left counts, without its latencies, which cannot be told apart."""
+        self.scouts |= {run[0] - SCOUTS for run in arrivals.runs if run[0] >= SCOUTS}
+        left = Arrivals()
+        left.runs = [run for run in arrivals.runs if run[0] < SCOUTS]
+        if left.runs:
+            self.note(left, now_ns)
 
     def counts(self) -> list[int]:
         """Arrived (each once), doubled, repeats, disordered, corrupt."""
@@ -386,6 +410,8 @@ class Agent:
         management = int(plan["management"])
         self._probe = Probe(management, self._sample_seconds) if management else None
         self._is_ended = False
+        self._is_scouting = False
+        self._next_scout = 0.0
         self._waits_for = ""
         self._rest = b""
 
@@ -408,6 +434,11 @@ class Agent:
             for connection in self._connections:
                 connection.tick(now)
             self._tell_when_ready()
+            if self._is_scouting and now >= self._next_scout:
+                self._next_scout = now + SCOUT_SECONDS
+                for connection, producer in self._publishing:
+                    if connection.is_ready:
+                        producer.send_scout(connection, now_ns)
             if now >= next_sample:
                 next_sample = max(next_sample + self._sample_seconds, now)
                 self._say(self._sample(now_ns))
@@ -439,6 +470,10 @@ class Agent:
             ]
             self._connections += self._begun
             self._waits_for = "consume"
+        elif wanted == "scout":
+            self._is_scouting = bool(order["wanted"])
+        elif wanted == "pause":
+            self._pause(order["channels"])
         elif wanted == "publish":
             for producer in self._producers:
                 producer.begin(int(order["begin_ns"]), int(order["stop_ns"]))
@@ -448,6 +483,14 @@ class Agent:
         elif wanted == "audit":
             Path(order["file"]).write_text(json.dumps(self._audit()))
             self._say({"did": "audit"})
+
+    def _pause(self, channels: list[str]) -> None:
+        """Hang up the consumers of these channels until `consume` comes again."""
+        for number, role in enumerate(self._consumers):
+            if role.channel in channels:
+                self._consuming[number].close()
+                self._connections.remove(self._consuming[number])
+                self._consuming[number] = Connection(self, role)
 
     def _tell_when_ready(self) -> None:
         waits = {
@@ -470,6 +513,7 @@ class Agent:
                 "producers": {str(one.number): one.counts() for one in self._producers},
                 "is_finished": all(one.is_finished for one in self._producers),
                 "queues": {name: inbox.counts() for name, inbox in self._inboxes.items()},
+                "scouts": {name: sorted(one.scouts) for name, one in self._inboxes.items()},
                 "latencies": {name: one.latencies.take() for name, one in self._inboxes.items()},
                 "broker": self._probe.latest if self._probe is not None else None,
                 "losses": sum(one.loss_count for one in self._connections),

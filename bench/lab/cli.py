@@ -87,6 +87,7 @@ def _duration(context: click.Context, option: click.Parameter, text: str | None)
     default=1.0,
     help="Multiply the counts of messages, and of cuts and kills by chance.",
 )
+@click.option("--keep", is_flag=True, help="Keep the brokers' stores after a run without fault.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, without series.")
 def run(
     topology: str,
@@ -95,6 +96,7 @@ def run(
     duration: float | None,
     seed: int | None,
     scale: float,
+    keep: bool,
     as_json: bool,
 ) -> int:
     """Run a topology: a TOML file, or one of `gridmsg lab list`.
@@ -106,7 +108,9 @@ def run(
     folder = out or RUNS / f"{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     signal.signal(signal.SIGTERM, _stop)
     with Progress(Console(stderr=True)) as progress:
-        experiment = Experiment(wanted, relay or wanted.relay, folder, progress.change)
+        experiment = Experiment(
+            wanted, relay or wanted.relay, folder, progress.change, keeps_stores=keep
+        )
         progress.watch(experiment)
         try:
             result = experiment.run()

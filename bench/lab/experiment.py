@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import select
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -32,6 +33,7 @@ from bench.lab.site import (
     producer_numbers,
 )
 from bench.lab.topology import Event, Topology
+from broker.errors import ConfigError
 
 LEAD_SECONDS: Final = 0.5
 """Between the order to publish and its first moment, so that all agents begin together."""
@@ -45,10 +47,19 @@ FAILURES: Final = (SiteFailed, RelayFailed, NoNamespaces)
 
 @final
 class Experiment:
-    """A run of a topology; `on_change(phase)` is called whenever there is something new to show."""
+    """A run of a topology; `on_change(phase)` is called whenever there is something new to show.
+
+    The brokers' stores are removed after a run without fault, unless they are to be kept.
+    """
 
     def __init__(
-        self, topology: Topology, relay: str, folder: Path, on_change: Callable[[str], None]
+        self,
+        topology: Topology,
+        relay: str,
+        folder: Path,
+        on_change: Callable[[str], None],
+        *,
+        keeps_stores: bool = False,
     ) -> None:
         self.topology = topology
         self.folder = folder
@@ -56,6 +67,7 @@ class Experiment:
         self.schedule = Schedule(topology)
         self.phase = "laying the ground"
         self._wanted_relay = relay
+        self._keeps_stores = keeps_stores
         self._on_change = on_change
         self._ground: Ground | None = None
         self._brokers: dict[str, BrokerProcess] = {}
@@ -71,6 +83,10 @@ class Experiment:
 
     def run(self) -> dict[str, Any]:
         """Run it, and return the result; raises ConfigError or one of FAILURES."""
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise ConfigError(
+                f"{self.folder}: holds something already: name a new folder with --out"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with ExitStack() as stack:
@@ -103,6 +119,9 @@ class Experiment:
             self._show("stopping")
         result = make_result(self.record, audit, more)
         (self.folder / "result.json").write_text(json.dumps(result))
+        if not result["lost"] and not result["doubled"] and not self._keeps_stores:
+            for site in self._brokers:
+                shutil.rmtree(self.folder / site / "store", ignore_errors=True)
         return result
 
     # -- beginning -----------------------------------------------------------------------------
@@ -125,7 +144,27 @@ class Experiment:
             self._agents[site] = AgentProcess(site, namespace, plan, self.folder / site)
         self._order("declare")
         self._order("connect")
-        self._order("consume", channels=[one.name for one in topology.channels if one.is_live])
+        self._order("consume", channels=[one.name for one in topology.channels])
+        self._open_ways()
+
+    def _open_ways(self) -> None:
+        """Send scouts until one of each producer has come to each target: links are up and know what is wanted."""
+        self._show("waiting for the links")
+        for agent in self._agents.values():
+            agent.order("scout", wanted=True)
+        deadline = time.monotonic() + ANSWER_SECONDS_MAX
+        while self.record.unreached() or self.record.links_down():
+            self._listen(0.1)
+            if time.monotonic() > deadline:
+                unreached = ", ".join(self.record.unreached()) or "nothing"
+                down = ", ".join(self.record.links_down()) or "none"
+                raise SiteFailed(
+                    f"the ways do not open: not reached: {unreached}; links down: {down}"
+                )
+        later = [one.name for one in self.topology.channels if not one.is_live]
+        for agent in self._agents.values():
+            agent.order("scout", wanted=False)
+            agent.order("pause", channels=later)
 
     def _order(self, what: str, **fields: Any) -> None:
         """Tell all agents, and wait until all have done it."""

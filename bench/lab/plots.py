@@ -72,7 +72,7 @@ def _pictures(result: dict[str, Any]) -> list[tuple[str, str, bool, list[Line]]]
         ("Rate", "messages / s", False, rate_lines),
         ("Latency from when a message was due", "ms", True, latency_lines),
         ("Behind", "messages", False, _behind(result)),
-        ("Lag of links", "seconds", False, _lines(links, lambda c: c["lag_seconds"])),
+        ("Lag of links", "ms", False, _lines(links, lambda c: c["lag_ms"])),
         ("Messages in each broker", "messages", False, _lines(brokers, lambda c: c["messages"])),
         ("Memory of each broker", "MB", False, _lines(brokers, lambda c: c["memory_mb"])),
         (

@@ -22,7 +22,6 @@ class Probe:
     def __init__(self, port: int, every_seconds: float) -> None:
         self._port = port
         self._every_seconds = every_seconds
-        self._has_links = True
         self.latest: dict[str, Any] | None = None
         self._stopped = threading.Event()
         threading.Thread(target=self._run, name="probe", daemon=True).start()
@@ -34,24 +33,35 @@ class Probe:
             except (OSError, http.client.HTTPException, ValueError):
                 self.latest = None
 
-    def _look(self) -> dict[str, Any]:
+    def _look(self) -> dict[str, Any] | None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_SECONDS)
         try:
-            queues = _get(connection, "/api/queues") or []
-            links = _get(connection, "/api/links") if self._has_links else None
-            self._has_links = links is not None
+            overview = _get(connection, "/api/overview")
         finally:
             connection.close()
-        return summarize(queues, links or [])
+        return None if overview is None else summarize(overview)
 
 
-def summarize(queues: list[dict[str, Any]], links: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the lab keeps of the API's answers."""
+def summarize(overview: dict[str, Any]) -> dict[str, Any]:
+    """What the lab keeps of the API's answer."""
     return {
-        "messages": sum(int(one.get("messages", 0)) for one in queues),
-        "queues": {str(one.get("name")): int(one.get("messages", 0)) for one in queues},
-        "links": links,
+        "messages": int(overview["queue_totals"]["messages"]),
+        "links": [_link(one) for one in overview.get("gridmsg", {}).get("links", [])],
     }
+
+
+def _link(row: dict[str, Any]) -> dict[str, Any]:
+    """A link's state, with the sums and the worst of its streams."""
+    streams = row.get("streams", [])
+    kept = {key: row.get(key) for key in ("link", "direction", "state", "reason", "last_error")}
+    kept["round_trip_ms"] = row.get("round_trip_ms") or 0
+    kept["connections"] = row.get("connections", 0)
+    kept["lag_ms"] = max((one.get("lag_ms", 0) for one in streams), default=0)
+    for key in ("backlog", "in_flight", "repeats", "second_copies", "circled", "unroutable"):
+        kept[key] = sum(one.get(key, 0) for one in streams)
+    kept["possible_duplicates"] = sum(one.get("possible_duplicates", 0) for one in streams)
+    kept["streams"] = len(streams)
+    return kept
 
 
 def _get(connection: http.client.HTTPConnection, path: str) -> Any:

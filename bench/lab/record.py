@@ -73,13 +73,10 @@ class Record:
 
     def _note_links(self, site: str, at: float, broker: dict[str, Any]) -> None:
         for link in broker.get("links", []):
-            name = f"{site}: {link.get('name', '?')}"
+            name = f"{site}: {link['link']} ({link['direction']})"
             self.link_states[name] = link
-            lag = _number(link, "lag_seconds", "lag")
-            waiting = _number(link, "backlog", "waiting", "waiting_count", "messages")
-            round_trip_ms = _number(link, "round_trip_ms", "rtt_ms")
-            series = self.links.setdefault(name, Series("lag_seconds", "waiting", "round_trip_ms"))
-            series.add(at, lag, waiting, round_trip_ms)
+            series = self.links.setdefault(name, Series("lag_ms", "backlog", "round_trip_ms"))
+            series.add(at, link["lag_ms"], link["backlog"], link["round_trip_ms"])
 
     def note_broker(self, site: str, at_ns: int, usage: dict[str, float]) -> None:
         """Take what a broker's process uses, with its backlog as last seen."""
@@ -134,18 +131,36 @@ class Record:
             for site in channel.targets
         )
 
+    def unreached(self) -> list[str]:
+        """Targets that have not yet seen a scout of each of their sources: demand is still on its way."""
+        found = []
+        for channel in self.topology.channels:
+            wanted = {
+                number
+                for site in channel.sources
+                for number in self.numbers[f"{channel.name}@{site}"]
+            }
+            for site in channel.targets:
+                queue = channel.queue_of(self.topology.sites[site])
+                seen = (self.samples.get(site) or {"scouts": {}})["scouts"].get(queue, [])
+                if not wanted <= set(seen):
+                    found.append(f"{channel.name} to {site}")
+        return found
+
+    def links_down(self) -> list[str]:
+        """Links of the topology that their dialing broker does not call up."""
+        found = []
+        for path in self.topology.paths.values():
+            if not path.is_link:
+                continue
+            state = self.link_states.get(f"{path.first}: {path.name} (dialed)", {})
+            if state.get("state") != "up":
+                found.append(f"{path.name} ({state.get('last_error') or state.get('state')})")
+        return found
+
     def are_producers_done(self) -> bool:
         """Whether all producers sent what they will and know what became of it."""
         return all(one["is_finished"] for one in self.samples.values())
-
-
-def _number(link: dict[str, Any], *names: str) -> float:
-    """The first of these values that a link tells, or 0."""
-    for name in names:
-        found = link.get(name)
-        if isinstance(found, int | float):
-            return float(found)
-    return 0.0
 
 
 @final

@@ -13,17 +13,20 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any, Final, final
 
 from bench.lab.ground import Ground, Place
-from bench.lab.topology import Channel, Topology
+from bench.lab.topology import Channel, Path, Topology
 from broker.session.passwords import hash_password
 
 LOGIN: Final = "lab"
 START_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 20.0
 LOG_CHARACTERS: Final = 1500
+RETRY_SECONDS: Final = 0.2
+RETRY_SECONDS_MAX: Final = 3.0
+"""Of links: sooner than by default, so that a run with many cuts is not mostly waiting."""
 
 
 class SiteFailed(Exception):
@@ -62,9 +65,36 @@ def broker_config(site: str, topology: Topology, ground: Ground, secret: Secret)
     return "\n".join(lines) + "\n"
 
 
-def link_config(path: Any, topology: Topology, ground: Ground, secret: Secret) -> list[str]:
-    """The `[[link]]` of a path, at its first site, both directions over one outgoing connection."""
-    raise NotImplementedError
+def link_config(path: Path, topology: Topology, ground: Ground, secret: Secret) -> list[str]:
+    """The `[[link]]` of a path, at its first site: both directions over what it dials."""
+    host, port = ground.address(path, path.first)
+    exchanges = [one.address for one in topology.channels if not one.is_queue]
+    pushed, pulled = [], []
+    for channel in topology.channels:
+        if (path.first, path.second) in channel.hops:
+            pushed.append(channel.address)
+        if (path.second, path.first) in channel.hops:
+            pulled.append(channel.address)
+    keys = {
+        "push-exchanges": exchanges,
+        "pull-exchanges": exchanges,
+        "push-queues": pushed,
+        "pull-queues": pulled,
+    }
+    carried = [f"{key} = {json.dumps(names)}" for key, names in keys.items() if names]
+    if not carried:
+        return []
+    return [
+        "[[link]]",
+        f'name = "{path.name}"',
+        f'address = ["{host}:{port}"]',
+        f'user = "{LOGIN}"',
+        f'password = "{secret.password}"',
+        f"connections = {path.connections}",
+        f'retry = "{RETRY_SECONDS:g}s"',
+        f'retry-max = "{RETRY_SECONDS_MAX:g}s"',
+        *carried,
+    ]
 
 
 def declarations(site: str, topology: Topology) -> list[list[Any]]:
@@ -79,13 +109,13 @@ def declarations(site: str, topology: Topology) -> list[list[Any]]:
             if site in stops:
                 found.append(["queue.declare", _queue(address)])
             continue
-        declare = [0, address, "fanout", False, True, False, False, False, {}]
+        declare = [0, address, "topic", False, True, False, False, False, {}]
         found.append(["exchange.declare", declare])
         for target in channel.targets:
             if topology.sites[target].broker == site:
                 queue = channel.queue_of(topology.sites[target])
                 found.append(["queue.declare", _queue(queue)])
-                found.append(["queue.bind", [0, queue, address, "", False, {}]])
+                found.append(["queue.bind", [0, queue, address, "#", False, {}]])
     return found
 
 
@@ -161,7 +191,7 @@ def producer_numbers(topology: Topology) -> dict[str, list[int]]:
 class BrokerProcess:
     """The broker of a site."""
 
-    def __init__(self, site: str, place: Place, folder: Path, config: str) -> None:
+    def __init__(self, site: str, place: Place, folder: FilePath, config: str) -> None:
         self.site = site
         self._place = place
         self._folder = folder
@@ -237,7 +267,7 @@ class BrokerProcess:
         memory_bytes = 0
         if self._process is not None:
             try:
-                folder = Path(f"/proc/{self._process.pid}")
+                folder = FilePath(f"/proc/{self._process.pid}")
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 ticks: int = os.sysconf("SC_CLK_TCK")
                 self._cpu_last = (int(fields[11]) + int(fields[12])) / ticks
@@ -261,7 +291,7 @@ class BrokerProcess:
 class AgentProcess:
     """The agent of a site: told orders, and read line by line without waiting."""
 
-    def __init__(self, site: str, namespace: str, plan: dict[str, Any], folder: Path) -> None:
+    def __init__(self, site: str, namespace: str, plan: dict[str, Any], folder: FilePath) -> None:
         self.site = site
         folder.mkdir(parents=True, exist_ok=True)
         self._log_path = folder / "agent.log"

@@ -87,8 +87,13 @@ class PathSection(Section, frozen=True, kw_only=True):
     queue: Annotated[Size, Meta(description="Waits at the bandwidth; more is dropped.")] = 1 << 20
     link: Annotated[bool, Meta(description="Whether the brokers are linked over it.")] = True
     connections: Annotated[
-        Count, Meta(description="Connections that the link may use at a time.", le=16)
-    ] = 1
+        int,
+        Meta(
+            description="TCP connections of the link that act as one; 0: the broker decides.",
+            ge=0,
+            le=16,
+        ),
+    ] = 0
 
 
 class ChannelSection(Section, frozen=True, kw_only=True):
@@ -177,7 +182,7 @@ class Path:
     second: str
     line: Line
     is_link: bool
-    connections: int = 1
+    connections: int = 0
 
     @property
     def name(self) -> str:
