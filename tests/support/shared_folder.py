@@ -329,7 +329,10 @@ class Mount:
         self._call("read")
         if path not in self._server.files:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
-        return self._server.read(path)
+        found = self._server.read(path)
+        # The answer is on its way.
+        self._call("answer")
+        return found
 
     def make_folder(self, path: str) -> None:
         self._call("make_folder")
