@@ -79,16 +79,34 @@ class Node:
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    def get(self, path: str, timeout_s: float = 10) -> tuple[int, str]:
+        """Status and body that the management listener answers.  Raises OSError."""
+        url = f"http://127.0.0.1:{15672 + self.offset}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
     def health(self) -> dict[str, object]:
         """What /health/ready says; empty when nobody answers."""
-        url = f"http://127.0.0.1:{15672 + self.offset}/health/ready"
         try:
-            with urllib.request.urlopen(url, timeout=1) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            return json.load(error)
+            return json.loads(self.get("/health/ready", 1)[1])
         except OSError:
             return {}
+
+    def status(self) -> str:
+        """What `gridmsg status` prints, its complaint included."""
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "broker", "status", "--data", str(self.data)]
+            + ["--config", str(self.config), "--port-offset", str(self.offset)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
+            timeout=60,
+        )
+        return done.stdout + done.stderr
 
     def listens(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.stomp), 1):
