@@ -136,7 +136,7 @@ class Journal:
             raise
         self._is_open = True
         self._writer.start(self._step)
-        self._upkeep.prepare()
+        self._upkeep.begin()
         return self._recovered(store_id)
 
     def _begin(self, history: History | None, segment: Segment) -> None:
@@ -151,6 +151,7 @@ class Journal:
             place, predecessor = history.place, history.epoch
             kept = history.checkpoints
             self._pressure.add(history.debt_bytes, history.debt_records)
+            self._pressure.debt_epochs = history.epoch_count
         self._reader = Reader(
             layout.files, layout.segments, settings.open_segments, settings.cache_bytes
         )
@@ -184,7 +185,6 @@ class Journal:
         self._lease.mark_opened(batch.number)
         if history is None:
             self._upkeep.keep(self._upkeep.capture())
-        self._keeper.unlink_unused(set(self._state.segments))
 
     def _recovered(self, store_id: str) -> Recovered:
         state = self._state

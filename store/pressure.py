@@ -13,19 +13,29 @@ from store.settings import StoreSettings
 
 SPACE_CHECK_BYTES: Final = 1 << 20
 """How much is written between two looks at the free space."""
+EPOCHS_MAX: Final = 3
+"""An owner that had to replay so many epochs makes a checkpoint soon: each costs a start some file operations."""
 
 
 @final
 class Pressure:
     """Debt since the last checkpoint, and whether space is low."""
 
-    __slots__ = ("_checked_bytes", "_settings", "debt_bytes", "debt_records", "is_space_low")
+    __slots__ = (
+        "_checked_bytes",
+        "_settings",
+        "debt_bytes",
+        "debt_epochs",
+        "debt_records",
+        "is_space_low",
+    )
 
     def __init__(self, settings: StoreSettings) -> None:
         self._settings = settings
         self._checked_bytes = 0
         self.debt_bytes = 0
         self.debt_records = 0
+        self.debt_epochs = 0
         self.is_space_low = False
 
     def add(self, size_bytes: int, record_count: int) -> None:
@@ -34,7 +44,8 @@ class Pressure:
         self.debt_records += record_count
 
     def subtract(self, size_bytes: int, record_count: int) -> None:
-        """A checkpoint covers that much of it."""
+        """A checkpoint covers that much of it, and all former epochs."""
+        self.debt_epochs = 0
         self.debt_bytes -= size_bytes
         self.debt_records -= record_count
 
@@ -44,6 +55,7 @@ class Pressure:
         return (
             self.debt_bytes >= self._settings.checkpoint_bytes
             or self.debt_records >= self._settings.checkpoint_records
+            or self.debt_epochs >= EPOCHS_MAX
         )
 
     def wants_look(self, written_bytes: int) -> bool:

@@ -52,6 +52,7 @@ class History:
         "debt_bytes",
         "debt_records",
         "epoch",
+        "epoch_count",
         "is_torn",
         "place",
         "state",
@@ -63,6 +64,7 @@ class History:
         self.epoch = epoch
         self.debt_bytes = 0
         self.debt_records = 0
+        self.epoch_count = 1
         self.is_torn = False
         # Valid checkpoints, oldest first, and the paths of damaged ones.
         self.checkpoints: list[tuple[int, int, Place]] = []
@@ -92,6 +94,7 @@ def recover(layout: Layout, own_epoch: int) -> History | None:
     history.damaged = search.damaged
     history.checkpoints = [(c.epoch, c.number, c.place) for c in search.valid]
     chain = [e for e in _chain(search.openings) if e >= checkpoint.epoch]
+    history.epoch_count = len(chain)
     _replay(layout, history, segments, search, chain)
     return history
 
@@ -128,7 +131,7 @@ class _Search:
                 continue
             # What is above it decides whether it is history; older epochs are in it already.
             for one in sorted((e for e in self._segments if epoch <= e < known), reverse=True):
-                self._read_opening(one, is_sealed=bool(self.valid))
+                self._read_opening(one)
             known = min(known, epoch)
             if not _is_history(found, self.openings):
                 _LOG.warning("%s is of an owner that was fenced off: it is passed over", path)
@@ -137,12 +140,11 @@ class _Search:
             if len(self.valid) == 2:
                 return
         if not self.valid:
-            for one in self._segments:
-                if one < known:
-                    self._read_opening(one, is_sealed=False)
+            for one in sorted((e for e in self._segments if e < known), reverse=True):
+                self._read_opening(one)
 
-    def _read_opening(self, epoch: int, is_sealed: bool) -> None:
-        """Note the opening batch of an epoch if it has one.  Raises Corrupt."""
+    def _read_opening(self, epoch: int) -> None:
+        """Note the opening batch of an epoch if it has one; called from the highest down.  Raises Corrupt."""
         layout = self._layout
         ids = self._segments[epoch]
         lease = read_lease(layout.files, layout.lease, epoch).latest
@@ -155,7 +157,8 @@ class _Search:
                 raise
             return
         try:
-            if not is_sealed:
+            if not self.openings:
+                # Below one that opened, what counts was settled by its owner.
                 _settle(segment)
             batch = segment.read_batch(SEGMENT_HEADER_BYTES)
             if batch is not None and batch.header.flags & FLAG_OPENING:

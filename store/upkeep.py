@@ -155,6 +155,12 @@ class Upkeep:
 
     # Segments
 
+    def begin(self) -> None:
+        """Right after the opening: remove what former owners made ahead and never used, and make the next segment."""
+        known = set(self._state.segments)
+        self._run(lambda: self._keeper.unlink_unused(known))
+        self.prepare()
+
     def prepare(self) -> None:
         """Have the next segment and the reserve made aside."""
         if self._is_preparing:

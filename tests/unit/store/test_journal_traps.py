@@ -211,3 +211,32 @@ def test_a_start_that_is_refused_leaves_the_folder_as_it_was():
     with pytest.raises(Corrupt):
         Stepped(disk)
     assert [p for p in disk.paths() if "/lease/" not in p] == before
+
+
+def calls_of_an_opening(disk):
+    before = disk.call_count
+    stepped = Stepped(disk)
+    return stepped, disk.call_count - before
+
+
+def test_a_start_after_many_kills_costs_what_one_after_few_does():
+    disk = SimulatedDisk(1)
+    found = []
+    for _ in range(25):
+        stepped, count = calls_of_an_opening(disk)
+        found.append(count)
+        stepped.settle()
+        disk.kill()
+    assert max(found[10:]) <= max(found[:10])
+
+
+def test_only_the_last_epoch_that_opened_is_settled():
+    disk = SimulatedDisk(1)
+    for _ in range(6):
+        # Killed at once: nobody had the time for a checkpoint.
+        Stepped(disk)
+        disk.kill()
+    disk.calls.clear()
+    stepped, _ = calls_of_an_opening(disk)
+    assert disk.calls.count("forget_cached") <= 2
+    assert stepped.recovered.epoch == 7
