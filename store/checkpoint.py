@@ -11,14 +11,16 @@ import struct
 import zlib
 from typing import Any, Final, final
 
-from store.errors import Corrupt
+from store.errors import Corrupt, VersionMismatch
 from store.files import File, FileSystem
 from store.index import SUMMARY, Extent, Lane, State, first_of
 from store.record import decode_value, encode_value
 from store.runs import FIRST, RUN_FIELDS, SEGMENT, Page
 from store.segment import sidecar_name
 
-CHECKPOINT_MAGIC: Final = b"gmCKPT1\n"
+CHECKPOINT_MAGIC: Final = b"gmCKPT2\n"
+_KIND_BYTES: Final = 6
+"""Of the magic; the version follows."""
 _HEADER: Final = struct.Struct("<8sIIQQI")
 _CRC: Final = struct.Struct("<I")
 _LENGTH: Final = struct.Struct("<I")
@@ -201,12 +203,17 @@ def encode_checkpoint(
 
 
 def decode_checkpoint(raw: bytes, path: str) -> Checkpoint:
-    """Read a checkpoint file.  Raises Corrupt."""
+    """Read a checkpoint file.  Raises Corrupt, and VersionMismatch for one of another layout."""
     start = _HEADER.size + _CRC.size
-    if len(raw) < start or raw[:8] != CHECKPOINT_MAGIC:
+    if len(raw) < start or raw[:_KIND_BYTES] != CHECKPOINT_MAGIC[:_KIND_BYTES]:
         raise Corrupt(path, 0, "not the header of a checkpoint")
     if zlib.crc32(raw[: _HEADER.size]) != _CRC.unpack(raw[_HEADER.size : start])[0]:
         raise Corrupt(path, 0, "the checkpoint's header fails its checksum")
+    if raw[:8] != CHECKPOINT_MAGIC:
+        raise VersionMismatch(
+            f"{path} is a checkpoint of another version ({raw[_KIND_BYTES:7]!r}, this program reads "
+            f"{CHECKPOINT_MAGIC[_KIND_BYTES:7]!r}): start the gridmsg that wrote it"
+        )
     _, epoch, _, number, length, crc = _HEADER.unpack(raw[: _HEADER.size])
     payload = raw[start:]
     if len(payload) != length or zlib.crc32(payload) != crc:

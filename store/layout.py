@@ -17,7 +17,7 @@ from store.segment import NUMBER_BITS, segment_of_name
 FORMAT_NAME: Final = "FORMAT"
 SALVAGE_MARK: Final = "salvage"
 """Lies in the folder from the begin to the end of a salvage."""
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 _FORMAT_WORD: Final = "gridmsg-store"
 
 
@@ -101,7 +101,7 @@ class Layout:
         if word != _FORMAT_WORD or version != str(FORMAT_VERSION):
             raise VersionMismatch(
                 f"{path} says {lines[0]!r}, this program reads {_FORMAT_WORD} {FORMAT_VERSION}: "
-                "start the version that wrote it, or choose another folder"
+                f"{_advice(word, version)}"
             )
         return lines[1].partition(" ")[2]
 
@@ -138,3 +138,13 @@ class Layout:
         """(epoch, number) of all checkpoints, ascending."""
         names = (checkpoint_of_name(name) for name in self.files.listdir(self.checkpoints))
         return sorted(found for found in names if found is not None)
+
+
+def _advice(word: str, version: str) -> str:
+    """What to do with a store of another version."""
+    if word == _FORMAT_WORD and version.isdecimal() and int(version) < FORMAT_VERSION:
+        return (
+            "an older gridmsg wrote it; start that one, let consumers empty its queues, "
+            "then start this one on another folder"
+        )
+    return "start the version that wrote it (a newer gridmsg), or choose another folder"

@@ -315,12 +315,12 @@ def test_a_data_folder_of_another_version(tmp_path: Path) -> None:
     mark = site.data / "broker" / "FORMAT"
     text = mark.read_text()
     lines = text.splitlines(keepends=True)[:2]
-    other = lines[0].replace(" 1", " 7") + lines[1]
+    other = lines[0].replace(" 2", " 7") + lines[1]
     before = {path: path.stat().st_size for path in site.data.rglob("*")}
     mark.write_text(f"{other}crc {zlib.crc32(other.encode()):08x}\n")
     for command in (("broker", "run"), ("up",)):
         line = refusal(site.run(*command, check=False, timeout_s=20))
-        assert "gridmsg-store 7" in line and "this program reads gridmsg-store 1" in line
+        assert "gridmsg-store 7" in line and "this program reads gridmsg-store 2" in line
         assert str(mark) in line and "start the version that wrote it" in line
     mark.write_text(text)
     after = {path: path.stat().st_size for path in site.data.rglob("*")}

@@ -5,6 +5,7 @@ import zlib
 
 import pytest
 
+from store.checkpoint import decode_checkpoint
 from store.errors import Corrupt, Fenced, StoreError, VersionMismatch
 from store.inspect import dump
 from store.journal import Journal
@@ -107,15 +108,38 @@ def test_an_owner_that_was_taken_over_confirms_nothing_more():
     assert positions(Stepped(disk).journal, 1) == [0]
 
 
-def test_a_folder_of_another_version_says_what_to_do():
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [
+        (99, r"reads gridmsg-store 2: start the version that wrote it \(a newer gridmsg\)"),
+        (1, "an older gridmsg wrote it; start that one, let consumers empty its queues"),
+    ],
+)
+def test_a_folder_of_another_version_says_what_to_do(version, advice):
     disk = SimulatedDisk(1)
     Stepped(disk).journal.close()
-    text = "gridmsg-store 99\nid 00\n"
+    text = f"gridmsg-store {version}\nid 00\n"
     file = disk.open("/store/FORMAT", is_writable=True)
     disk._names["/store/FORMAT"].cache.clear()
     file.write(0, [f"{text}crc {zlib.crc32(text.encode()):08x}\n".encode()])
-    with pytest.raises(VersionMismatch, match="start the version that wrote it"):
+    with pytest.raises(VersionMismatch, match=advice):
         Stepped(disk)
+
+
+def test_a_checkpoint_of_another_layout_is_refused_and_a_damaged_one_passed_over():
+    disk = SimulatedDisk(1)
+    stepped = Stepped(disk)
+    publish(stepped, 1, range(5))
+    stepped.journal.close()
+    newest = checkpoints(disk)[-1]
+    # One flipped byte of the version is damage: the header's checksum says so.
+    disk.flip(newest, 6)
+    assert Stepped(disk).recovered.lanes[1].count == 5
+    raw = bytearray(disk.content(newest))
+    raw[6:7] = b"9"
+    raw[36:40] = zlib.crc32(raw[:36]).to_bytes(4, "little")
+    with pytest.raises(VersionMismatch, match=r"b'9', this program reads b'2'"):
+        decode_checkpoint(bytes(raw), newest)
 
 
 def test_a_folder_without_its_format_file_is_refused():
