@@ -5,15 +5,16 @@ Tests: tests/unit/broker/test_link_config.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from broker.errors import ConfigError
+from broker.errors import ConfigError, PreconditionFailed
 from broker.link.settings import LinkSettings, LinkTls, Stream
-from broker.settings import Duration, Secret, Section, Size
+from broker.settings import Document, Duration, Secret, Section, Size
 
 PORTS = {"gridmsg": 5672, "amqp": 5672, "stomp": 61613}
 TLS_PORTS = {"gridmsg": 5671, "amqp": 5671, "stomp": 61614}
@@ -184,6 +185,66 @@ def link_settings(
         retry_seconds_max=max(row.retry, row.retry_max),
         origin=origin,
     )
+
+
+def row_settings(row: dict[str, Any], split: Callable[[str], tuple[str, int]]) -> LinkSettings:
+    """The settings of a link that was added by command; raises PreconditionFailed."""
+    lines = ["[[link]]"]
+    for key, value in row.items():
+        if not key.replace("-", "").isalnum():
+            raise PreconditionFailed(f"link: {key[:100]!r} is no key")
+        if value is not None:
+            lines.append(f"{key} = {json.dumps(value)}")
+    try:
+        document = Document("\n".join(lines), "link")
+        (section,) = document.rows("link", LinkSection)
+        return link_settings(
+            section,
+            lambda key, text: ConfigError(f"link: {key.replace('_', '-')}: {text}"),
+            split,
+            Path(),
+            "store",
+        )
+    except ConfigError as error:
+        raise PreconditionFailed(str(error)) from None
+
+
+def shown_row(settings: LinkSettings) -> dict[str, Any]:
+    """A link's configuration as the API shows it: without its password."""
+    found: dict[str, Any] = {
+        "name": settings.name,
+        "address": [f"{host}:{port}" for host, port in settings.addresses],
+        "protocol": settings.protocol,
+        "user": settings.user,
+        "window": settings.window_bytes,
+        "connections": settings.connections,
+        "hops": settings.hops_max,
+        "buffer-size": settings.buffer_bytes,
+        "compression": settings.compression,
+        "rate": settings.rate_bytes,
+        "heart-beat": settings.heartbeat_seconds,
+        "on-demand": settings.is_on_demand,
+        "retry": settings.retry_seconds,
+        "retry-max": settings.retry_seconds_max,
+        "tls": settings.tls is not None,
+    }
+    if settings.streams:
+        found["vhost"] = settings.streams[0].vhost
+        found["far-vhost"] = settings.streams[0].far_vhost
+    if settings.tls is not None:
+        found |= {
+            "ca": settings.tls.ca or None,
+            "certificate": settings.tls.certificate or None,
+            "key": settings.tls.key or None,
+            "server-name": settings.tls.server_name,
+        }
+    for stream in settings.streams:
+        key = f"{'push' if stream.is_push else 'pull'}-{stream.kind}s"
+        name = stream.source
+        if stream.target != stream.source:
+            name = f"{stream.source} => {stream.target}"
+        found.setdefault(key, []).append(name)
+    return found
 
 
 def _streams(

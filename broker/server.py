@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, final
 from twisted.internet.error import CannotListenError
 
 from broker.clock import SystemClock
+from broker.config import split_address
 from broker.core.broker import Broker
 from broker.core.destination import AddressTable
 from broker.errors import BrokerError
+from broker.link_config import row_settings, shown_row
 from broker.net.checks import Checks
 from broker.net.connection import Connection, SessionFactory
 from broker.net.late import LateFactory
@@ -177,10 +179,11 @@ class Server:
             self._connections,
             self._accounts,
             self._config.broker.name or f"gridmsg@{socket.gethostname()}",
+            lambda row: row_settings(row, split_address),
+            shown_row,
         )
         links.restore(recovered)
-        for settings in self._config.links:
-            links.add(settings)
+        links.configure(self._config.links, recovered.definitions)
         return links
 
     def prod_store(self) -> None:
@@ -264,7 +267,9 @@ class Server:
     def _make_management(self) -> Any:
         from broker.management.api import site
 
-        return site(self._broker, self._accounts, self.describe, self._turn, self._register)
+        return site(
+            self._broker, self._accounts, self.describe, self._turn, self._register, self._links
+        )
 
     def _session_factory(self, listener: Listener) -> SessionFactory:
         broker, accounts, clock = self._broker, self._accounts, self._broker.clock

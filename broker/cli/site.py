@@ -245,12 +245,30 @@ def status_lines(overview: dict[str, Any], queues: list[dict[str, Any]]) -> list
             f"since up   {counts.get('published_count', 0)} published, {counts.get('delivered_count', 0)} delivered, "
             f"{counts.get('unroutable_count', 0)} unroutable"
         )
+    lines += link_lines(site.get("links") or [])
     if queues:
         lines.append("")
         lines += table_lines(
             queues, ("name", "messages_ready", "messages_unacknowledged", "consumers")
         )
     return lines
+
+
+def link_lines(links: list[dict[str, Any]]) -> list[str]:
+    """What the page says of links: state, lag and what is on its way."""
+    found = []
+    for one in links:
+        streams = [stream for stream in one["streams"] if stream["sends"]]
+        lag_ms = max([stream["lag_ms"] for stream in streams], default=0)
+        backlog = sum(stream["backlog"] + stream["in_flight"] for stream in streams)
+        trip = one.get("round_trip_ms")
+        text = f"link       {one['link']} {one['direction']}, {one['state']}"
+        text += f" with {one['peer']}" if one.get("peer") else f" at {one.get('address')}"
+        text += f", {trip:.1f} ms round trip" if trip is not None else ""
+        text += f", {backlog} to send, the oldest {lag_ms / 1000:.1f} s old" if backlog else ""
+        why = one.get("reason") or (one.get("last_error") if one["state"] != "up" else "")
+        found.append(text + (f": {why}" if why else ""))
+    return found
 
 
 def agent_settings(place: Place) -> AgentSettings:

@@ -165,6 +165,15 @@ class LinkedQueue:
         """Messages of which nobody knows whether they have arrived."""
         return len(self._doubt)
 
+    def oldest_published_at(self) -> int:
+        """When the first message that waits was published (ms since 1970); 0: none waits."""
+        found = [one.message.published_at for one in self._doubt.values()]
+        for lane in self.queue.lanes:
+            found += [one.message.published_at for one in list(lane.ready)[:1]]
+        if not found and self.queue.depth:
+            found = [row[1].published_at for row in self.queue.peek(1)]
+        return min(found, default=0)
+
     # Demand and entrance (buffers)
 
     def set_peer(self, peer_id: bytes, hops_max: int) -> None:

@@ -267,10 +267,7 @@ class Outflow:
             return run[0].message.published_at
         for one in (*self._out.values(), *self._ready, *self._fresh):
             return one.message.published_at
-        for lane in self.queue.lanes:
-            for one in lane.ready:
-                return one.message.published_at
-        return 0
+        return self.linked.oldest_published_at()
 
     # Ending
 

@@ -81,6 +81,9 @@ class LinkSession:
         self.round_trip_ms: float | None = None
         self.received_bytes = 0
         self.sent_bytes = 0
+        self.sent_rate = 0.0
+        self.received_rate = 0.0
+        self._rates_at = (0.0, 0, 0)
         self.outflows: dict[int, Outflow] = {}
         self.inflows: dict[int, Inflow] = {}
         self.strands: list[Strand] = []
@@ -340,13 +343,25 @@ class LinkSession:
             if flow is not None:
                 flow.refusal = text
 
-    def _forget(self, number: int) -> None:
-        """The dialing end took the stream out of its configuration: what was kept for it goes."""
+    def forget_stream(self, number: int) -> None:
+        """The dialing end gives a stream up for good, at both ends."""
+        self.send(frames.FORGET, number)
+        self._end_stream(number)
+
+    def _end_stream(self, number: int) -> Outflow | None:
+        inflow = self.inflows.pop(number, None)
+        if inflow is not None:
+            inflow.end()
         outflow = self.outflows.pop(number, None)
         if outflow is not None:
             outflow.end()
+        return outflow
+
+    def _forget(self, number: int) -> None:
+        """The dialing end took the stream out of its configuration: what was kept for it goes."""
+        outflow = self._end_stream(number)
+        if outflow is not None:
             self.table.unlink_queue(outflow.linked, is_deleted=not outflow.linked.is_shared)
-        self.inflows.pop(number, None)
 
     def say(self, text: str) -> None:
         """Note something that went wrong, for status and log."""
@@ -468,6 +483,16 @@ class LinkSession:
         if self.is_up and not self.is_closing:
             for inflow in self.inflows.values():
                 inflow.look()
+
+    def note_rates(self, now: float) -> None:
+        """Messages a second since the last call, for status."""
+        sent = sum(one.sent_count for one in self.outflows.values())
+        received = sum(one.applied_count for one in self.inflows.values())
+        at, sent_before, received_before = self._rates_at
+        if now > at > 0:
+            self.sent_rate = (sent - sent_before) / (now - at)
+            self.received_rate = (received - received_before) / (now - at)
+        self._rates_at = (now, sent, received)
 
     # Waiting for memory or disk
 

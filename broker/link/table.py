@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from broker.core.vhost import Vhost
     from broker.link.demand import Entries
     from broker.link.session import LinkSession
+    from broker.link.settings import Stream
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,36 @@ class LinkTable:
         self.demand_version += 1
         if is_deleted and not linked.queue.is_deleted:
             linked.queue.vhost.drop_queue(linked.queue)
+
+    def drop_stream(self, link: str, stream: Stream) -> int:
+        """A stream that was sent from here is not configured any more; returns the messages that went with its buffer."""
+        count = 0
+        for key, linked in list(self.linked.items()):
+            is_its = (
+                linked.queue.name == stream.source
+                if linked.is_shared
+                else linked.exchange == stream.source
+            )
+            if key[0] == stream.vhost and key[2] == link and is_its:
+                count += 0 if linked.is_shared else linked.queue.depth
+                self.unlink_queue(linked, is_deleted=not linked.is_shared)
+        return count
+
+    def disown(self, links: set[str]) -> None:
+        """At start: what was kept for dialed links that are not configured any more grows no further, and is not deleted."""
+        for key, linked in self.linked.items():
+            if "@" in key[2] or key[2] in links:
+                continue
+            log.warning(
+                "queue %s in vhost %s was sent by link %s, which is not configured any more: %d messages stay in it",
+                key[1],
+                key[0],
+                key[2],
+                linked.queue.depth,
+            )
+            self.broker.release(list(linked.take_doubt().values()))
+            if not linked.is_shared and linked.exchange in linked.queue.vhost.exchanges:
+                linked.set_wanted({})
 
     # Demand
 

@@ -22,7 +22,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from broker.core.broker import Broker
 from broker.errors import AccessRefused, BrokerError, NotFound, ProtocolViolation
-from broker.management import access, letters, metrics, operations
+from broker.management import access, letters, links, metrics, operations
 from broker.management.call import MADE, BadCall, Call, Slow
 from broker.management.page import PAGE
 from broker.session.accounts import AccountRegister
@@ -85,6 +85,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     ("GET", ("deadletters", "*", "*", "*"), letters.show),
     ("POST", ("deadletters", "*", "*", "redrive"), letters.redrive),
     ("POST", ("deadletters", "*", "*", "purge"), letters.purge),
+    ("GET", ("links",), links.links),
+    ("GET", ("links", "*"), links.link),
+    ("PUT", ("links", "*"), links.put_link),
+    ("DELETE", ("links", "*"), links.delete_link),
 )
 """Method, path under /api (`*` is a part handed to the function), function."""
 
@@ -103,6 +107,7 @@ def site(
     describe: Callable[[], dict[str, Any]],
     turn: Turn | None = None,
     register: AccountRegister | None = None,
+    link_register: links.LinkRegister | None = None,
 ) -> Site:
     """The HTTP server of a broker.
 
@@ -110,7 +115,7 @@ def site(
     answered when they are durable; without one (in tests) at once.
     """
     register = register or AccountRegister(broker, accounts)
-    made = Site(Api(broker, register, describe, turn), timeout=IDLE_SECONDS)
+    made = Site(Api(broker, register, describe, turn, link_register), timeout=IDLE_SECONDS)
     made.requestFactory = BoundedRequest
     made.displayTracebacks = False
     made.noisy = False
@@ -196,8 +201,10 @@ class Api(Resource):
         register: AccountRegister,
         describe: Callable[[], dict[str, Any]],
         turn: Turn | None,
+        link_register: links.LinkRegister | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._links = link_register
         self._broker = broker
         self._register = register
         self._describe = describe
@@ -290,6 +297,7 @@ class Api(Resource):
                     self._describe,
                     self._version,
                     self._register,
+                    self._links,
                 )
             )
         except BrokerError as error:

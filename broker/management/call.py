@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, final
+from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from broker.core.broker import Broker
 from broker.core.vhost import Vhost
 from broker.errors import AccessRefused, BrokerError
 from broker.session.accounts import AccountRegister
 from broker.session.auth import Identity, Operation, TopicOperation
+
+if TYPE_CHECKING:
+    from broker.management.links import LinkRegister
 
 
 class BadCall(BrokerError):
@@ -50,6 +53,7 @@ class Call:
     describe: Callable[[], dict[str, Any]]
     version: str
     register: AccountRegister
+    links: LinkRegister | None = None
 
     def vhost(self, index: int = 0) -> Vhost:
         """The vhost named by a part of the path; raises NotFound, AccessRefused."""

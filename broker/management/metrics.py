@@ -13,6 +13,7 @@ from broker.core.broker import Broker
 
 QUEUES_MAX = 1000
 """Queues with figures of their own; the rest is in the totals only."""
+LINKS_MAX = 1000
 
 GAUGES = {
     "gridmsg_up": "1 while the broker is active.",
@@ -23,6 +24,14 @@ GAUGES = {
     "gridmsg_queue_messages_ready": "Messages ready in a queue.",
     "gridmsg_queue_messages_unacknowledged": "Messages of a queue in consumers' hands.",
     "gridmsg_queue_consumers": "Consumers of a queue.",
+    "gridmsg_link_up": "1 while a link is up and not blocked.",
+    "gridmsg_link_lag_seconds": "Age of the oldest message that a link has not forwarded.",
+    "gridmsg_link_backlog": "Messages that wait for a link, or are on their way.",
+    "gridmsg_link_round_trip_seconds": "Round trip of a link, what waits in its sockets included.",
+    "gridmsg_link_sent": "Messages a link sent since it came up.",
+    "gridmsg_link_received": "Messages that came by a link since it came up.",
+    "gridmsg_link_duplicates": "Second copies that a link suppressed since it came up.",
+    "gridmsg_link_possible_duplicates": "Messages of a link too old to know whether they came before.",
 }
 """Gauges with their help; counters are those of broker/metrics.py, as `gridmsg_NAME_total`."""
 
@@ -69,6 +78,32 @@ def _lines(broker: Broker, described: dict[str, Any]) -> Iterator[str]:
         for one in queues[:QUEUES_MAX]:
             labels = f'vhost="{_escaped(one.vhost.name)}",queue="{_escaped(one.name)}"'
             yield f"{name}{{{labels}}} {getattr(one, attribute)}"
+    if described.get("links"):
+        yield from _link_lines(described["links"])
+
+
+def _link_lines(links: list[dict[str, Any]]) -> Iterator[str]:
+    found: dict[str, list[str]] = {name: [] for name in GAUGES if name.startswith("gridmsg_link_")}
+    for one in links[:LINKS_MAX]:
+        sends = [stream for stream in one["streams"] if stream["sends"]]
+        takes = [stream for stream in one["streams"] if not stream["sends"]]
+        values = {
+            "up": int(one["state"] == "up"),
+            "lag_seconds": max([stream["lag_ms"] for stream in sends], default=0) / 1000,
+            "backlog": sum(stream["backlog"] + stream["in_flight"] for stream in sends),
+            "round_trip_seconds": (one.get("round_trip_ms") or 0.0) / 1000,
+            "sent": sum(stream["messages"] for stream in sends),
+            "received": sum(stream["messages"] for stream in takes),
+            "duplicates": sum(stream["repeats"] + stream["second_copies"] for stream in takes),
+            "possible_duplicates": sum(stream["possible_duplicates"] for stream in takes),
+        }
+        labels = f'link="{_escaped(one["link"])}",direction="{one["direction"]}",peer="{_escaped(one["peer"])}"'
+        for name, value in values.items():
+            found[f"gridmsg_link_{name}"].append(f"gridmsg_link_{name}{{{labels}}} {value}")
+    for name, lines in found.items():
+        yield f"# HELP {name} {GAUGES[name]}"
+        yield f"# TYPE {name} gauge"
+        yield from lines
 
 
 def _escaped(text: str) -> str:

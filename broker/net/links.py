@@ -7,20 +7,21 @@ Tests: tests/unit/broker/net/test_links.py, tests/interop/test_links.py.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
-from broker.errors import AccessRefused
+from broker.errors import AccessRefused, BrokerError, NotFound, PreconditionFailed
 from broker.link.backoff import Backoff
 from broker.link.frames import OPENING, STRAND_OPENING, TOKEN_BYTES
 from broker.link.session import LinkSession, Strand
-from broker.link.settings import LinkSettings
+from broker.link.settings import LinkSettings, Stream
 from broker.link.table import LinkTable
 from broker.net.connection import Connection
 from broker.session.sasl import CertificateLogin, Credentials, PasswordLogin
@@ -40,6 +41,9 @@ LONG_MS: Final = 40.0
 """A round trip from which on one connection's buffers may be the limit (8.3 MB/s at 250 ms, wan-measured.md)."""
 STRANDS_OF_LONG: Final = 4
 RETRY_REFUSED_SECONDS: Final = 10.0
+LINKS_MAX: Final = 1000
+RATES_SECONDS: Final = 2.0
+"""Over how long rates are counted."""
 
 
 @final
@@ -149,15 +153,32 @@ class Dial:
         host, port = self.address
         self._links.connect(host, port, DialFactory(self._links, make, failed), self.settings)
 
-    def stop(self) -> None:
+    def drop(self, streams: Iterable[Stream]) -> int:
+        """Take streams away for good; returns how many messages went with their buffers on this side."""
+        table = self._links.table
+        session = self.session
+        gone = set(streams)
+        count = 0
+        for number, stream in enumerate(self.settings.streams):
+            if stream not in gone:
+                continue
+            if session is not None and session.is_up:
+                session.forget_stream(number)
+            if stream.is_push:
+                count += table.drop_stream(self.settings.name, stream)
+        return count
+
+    def stop(self, text: str) -> None:
         """End the link; nothing is dialed any more."""
+        if self._is_stopped:
+            return
         self._is_stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         session = self.session
         if session is not None:
-            session.fail("the link was taken away", is_told=True)
+            session.fail(text)
         elif self._connector is not None:
             self._connector.disconnect()
 
@@ -197,7 +218,11 @@ class Links:
         connections: dict[Connection, None],
         accounts: Accounts,
         name: str,
+        read_row: Callable[[dict[str, Any]], LinkSettings],
+        show_row: Callable[[LinkSettings], dict[str, Any]],
     ) -> None:
+        self._read_row = read_row
+        self._show_row = show_row
         self._broker = broker
         self._turn = turn
         self._reactor = reactor
@@ -205,6 +230,7 @@ class Links:
         self._accounts = accounts
         self._name = name
         self._is_started = False
+        self._rates_at = 0.0
         self.dials: dict[str, Dial] = {}
 
     def restore(self, recovered: Recovered) -> None:
@@ -212,16 +238,73 @@ class Links:
         self.table = LinkTable(self._broker, recovered.store_id, secrets.token_hex(8), self._name)
         self.table.restore(recovered.definitions)
 
-    # Dialing
+    # Adding and taking away
 
-    def add(self, settings: LinkSettings) -> None:
-        """Have a link from now on; one of that name is replaced."""
-        before = self.dials.pop(settings.name, None)
+    def configure(
+        self, configured: Iterable[LinkSettings], definitions: Mapping[str, dict[str, Any]]
+    ) -> None:
+        """Have the links of the configuration file, and those of the store whose names it does not use."""
+        for settings in configured:
+            self.dials[settings.name] = Dial(self, settings)
+        for key, made in definitions.items():
+            if not key.startswith('["link",'):
+                continue
+            name = json.loads(key)[1]
+            if name in self.dials:
+                log.warning("link %s: the configuration file stands above what is stored", name)
+                continue
+            try:
+                settings = self._read_row(made["row"])
+            except BrokerError as error:
+                log.error("link %s is stored, and cannot be taken up: %s", name, error.text)
+                continue
+            self.dials[name] = Dial(self, settings)
+        self.table.disown({dial.settings.name for dial in self.dials.values()})
+
+    def row(self, name: str) -> dict[str, Any] | None:
+        """How a link is configured, without its password."""
+        dial = self.dials.get(name)
+        return None if dial is None else self._show_row(dial.settings)
+
+    def put(self, name: str, row: dict[str, Any]) -> bool:
+        """Add or replace a link; True if it is new.  Raises BrokerError."""
+        before = self.dials.get(name)
         if before is not None:
-            before.stop()
-        dial = self.dials[settings.name] = Dial(self, settings)
+            if before.settings.origin == "configuration":
+                raise PreconditionFailed(
+                    f"link '{name}' is in the configuration file: change it there"
+                )
+            row.setdefault("password", before.settings.password)
+        elif len(self.dials) >= LINKS_MAX:
+            raise PreconditionFailed(f"there are {LINKS_MAX} links, the bound")
+        settings = self._read_row(row)
+        if before is not None:
+            kept = set(settings.streams)
+            before.drop([one for one in before.settings.streams if one not in kept])
+            before.stop("the link was changed")
+        self.dials[name] = dial = Dial(self, settings)
+        self._broker.unit.define(json.dumps(["link", name]), {"row": row})
         if self._is_started:
-            dial.start()
+            # A little later: the far side should see the end of the one before first.
+            self._reactor.callLater(0.1 if before is not None else 0, dial.start)
+        self._turn.schedule()
+        return before is None
+
+    def delete(self, name: str) -> int:
+        """Take a link away; returns the messages that went with its buffers.  Raises BrokerError."""
+        dial = self.dials.get(name)
+        if dial is None:
+            raise NotFound(f"no link '{name}' is dialed from here")
+        if dial.settings.origin == "configuration":
+            raise PreconditionFailed(f"link '{name}' is in the configuration file: delete it there")
+        del self.dials[name]
+        count = dial.drop(dial.settings.streams)
+        dial.stop("the link was taken away")
+        self._broker.unit.define(json.dumps(["link", name]), None)
+        self._turn.schedule()
+        return count
+
+    # Dialing
 
     def start(self) -> None:
         """Clients may come: dial."""
@@ -301,11 +384,15 @@ class Links:
         now = self._broker.clock.now()
         for dial in list(self.dials.values()):
             dial.look(now)
+        if now >= self._rates_at + RATES_SECONDS:
+            self._rates_at = now
+            for session in self.table.sessions.values():
+                session.note_rates(now)
 
     def stop(self) -> None:
         """The broker stops."""
         for dial in self.dials.values():
-            dial.stop()
+            dial.stop("the broker stops")
 
     def describe(self) -> list[dict[str, Any]]:
         """All links, for status, API and metrics."""
