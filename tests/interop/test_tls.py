@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import http.client
 import queue
 import re
@@ -15,46 +14,14 @@ import uuid
 
 import pytest
 
-from certs.authority import LOOPBACK_NAMES, Authority
-from tests.support.site import ROOT, free_offset
+from tests.support.secure import SecureBroker
+from tests.support.site import ROOT
 
 stomp = pytest.importorskip("stomp")
 pika = pytest.importorskip("pika")
 pytestmark = pytest.mark.interop
 
-NOW = dt.datetime.now(dt.UTC)
 WAIT = 10
-CONFIG = """
-[tls]
-certificate = "ours/hosts/localhost.pem"
-key = "ours/hosts/localhost.key"
-ca = "ours/ca.pem"
-
-[auth]
-dn-map = {{ "CN=mapped,DC=site,DC=ch" = "agent" }}
-
-[auth.users.agent]
-
-[[listener]]
-protocol = "stomp"
-tls = true
-[[listener]]
-protocol = "amqp"
-tls = true
-[[listener]]
-protocol = "management"
-tls = true
-[[listener]]
-protocol = "stomp"
-address = "127.0.0.1:{strict_stomp}"
-tls = true
-verify = "required"
-[[listener]]
-protocol = "amqp"
-address = "127.0.0.1:{strict_amqp}"
-tls = true
-verify = "required"
-"""
 
 
 def free_port():
@@ -63,98 +30,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
-class Certificates:
-    """An authority of ours and one of others, with hosts and clients in every state."""
-
-    def __init__(self, folder):
-        ours = Authority(folder / "ours", NOW)
-        ours.init("/DC=ch/DC=site/CN=Authority")
-        theirs = Authority(folder / "theirs", NOW)
-        theirs.init("/DC=ch/DC=other/CN=Authority")
-        past = Authority(folder / "ours", NOW - dt.timedelta(days=800))
-        ours.host("localhost", LOOPBACK_NAMES)
-        self.ca = ours.certificate
-        self.foreign_ca = theirs.certificate
-        self.clients = {
-            "named": ours.client("/DC=ch/DC=site/CN=named"),
-            "mapped": ours.client("mapped"),
-            "nobody": ours.client("nobody"),
-            "expired": past.client("expired"),
-            "foreign": theirs.client("/DC=ch/DC=site/CN=named"),
-        }
-
-    def context(self, client=None, ca=None):
-        context = ssl.create_default_context(cafile=str(ca or self.ca))
-        if client is not None:
-            made = self.clients[client]
-            context.load_cert_chain(made.certificate, made.key)
-        return context
-
-
-class SecureBroker:
-    def __init__(self, folder):
-        self.folder = folder
-        self.certificates = Certificates(folder)
-        self.offset = free_offset()
-        self.strict_stomp, self.strict_amqp = free_port(), free_port()
-        self.config = folder / "gridmsg.toml"
-        self.config.write_text(
-            CONFIG.format(strict_stomp=self.strict_stomp, strict_amqp=self.strict_amqp)
-        )
-        self.log = folder / "broker.log"
-        with self.log.open("ab") as out:
-            self.process = subprocess.Popen(
-                self.command("broker", "run"), stdout=out, stderr=out, cwd=ROOT
-            )
-        deadline = time.monotonic() + 20
-        while "broker active" not in self.log.read_text():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-
-    def command(self, *words):
-        return [
-            sys.executable, "-m", "broker", *words, "--config", str(self.config),
-            "--data", str(self.folder / "data"), "--port-offset", str(self.offset),
-        ]  # fmt: skip
-
-    def run(self, *words, given=None):
-        done = subprocess.run(
-            self.command(*words),
-            input=given,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, (words, done.stdout, done.stderr)
-        return done.stdout
-
-    def port(self, default):
-        return default + self.offset
-
-    def logged(self, pattern, timeout_s=5):
-        """Wait for a line of the log that matches; returns how many there are."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = re.findall(pattern, self.log.read_text())
-            if found or time.monotonic() > deadline:
-                return len(found)
-            time.sleep(0.02)
-
-    def close(self):
-        self.process.terminate()
-        self.process.wait(WAIT)
-
-
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory):
     running = SecureBroker(tmp_path_factory.mktemp("tls"))
     try:
-        running.run("user", "add", "bob", "--password-file", "-", given="s3cret\n")
-        running.run("permission", "set", "bob", ".*", ".*", ".*")
-        running.run("user", "add", "CN=named,DC=site,DC=ch", "--no-password")
-        running.run("permission", "set", "CN=named,DC=site,DC=ch", ".*", ".*", ".*")
+        running.add_user("bob", "s3cret")
+        running.add_user("CN=named,DC=site,DC=ch")
         yield running
         assert "s3cret" not in running.log.read_text()
         assert "Traceback" not in running.log.read_text()
@@ -218,29 +99,30 @@ def round_trip(client):
 @pytest.mark.parametrize("client", ["named", "mapped"])
 @pytest.mark.parametrize("listener", ["optional", "required"])
 def test_stomp_with_a_certificate(broker, client, listener):
-    port = broker.port(61614) if listener == "optional" else broker.strict_stomp
+    port = broker.secure_port("stomp", listener)
     round_trip(Client(broker, port, client))
 
 
 def test_stomp_with_a_password(broker):
-    round_trip(Client(broker, broker.port(61614), login=("bob", "s3cret")))
-    round_trip(Client(broker, broker.port(61614), login=("guest", "guest")))
+    round_trip(Client(broker, broker.secure_port("stomp"), login=("bob", "s3cret")))
+    round_trip(Client(broker, broker.secure_port("stomp"), login=("guest", "guest")))
 
 
 def test_stomp_with_a_wrong_password(broker):
-    client = Client(broker, broker.port(61614), login=("bob", "wrong"))
+    client = Client(broker, broker.secure_port("stomp"), login=("bob", "wrong"))
     assert client.answer() == ("ERROR", "Access refused for user 'bob'")
     assert broker.logged("STOMP login from .* refused: Access refused for user 'bob'")
 
 
 def test_stomp_with_the_certificate_of_nobody(broker):
-    client = Client(broker, broker.port(61614), "nobody")
+    client = Client(broker, broker.secure_port("stomp"), "nobody")
     assert client.answer() == ("ERROR", "Access refused for user 'CN=nobody,DC=site,DC=ch'")
 
 
 REFUSED = {
     "missing": (None, "it has shown no client certificate, which is required here"),
     "expired": ("expired", "its certificate CN=expired,DC=site,DC=ch expired 20"),
+    "early": ("early", "its certificate CN=early,DC=site,DC=ch is not valid yet (it begins 20"),
     "foreign": (
         "foreign",
         "its certificate is foreign: CN=Authority,DC=other,DC=ch is no authority of ours",
@@ -249,49 +131,45 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("client", "text"), REFUSED.values(), ids=REFUSED)
-@pytest.mark.parametrize("protocol", ["stomp", "amqp"])
+@pytest.mark.parametrize("protocol", ["stomp", "amqp", "websocket", "management"])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_clients_that_are_refused_with_a_line_that_says_which(
     broker, protocol, client, text, version
 ):
-    port = broker.strict_stomp if protocol == "stomp" else broker.strict_amqp
+    port = broker.secure_port(protocol, "required")
     context = broker.certificates.context(client)
     context.minimum_version = context.maximum_version = version
-    wanted = rf"{protocol} listener: TLS with 127\.0\.0\.1:\d+ refused: .*{re.escape(text)}"
-    before = broker.logged(wanted, 0)
-    raw = socket.create_connection(("localhost", port), WAIT)
+    raw = socket.create_connection(("127.0.0.1", port), WAIT)
+    our_port = raw.getsockname()[1]
     with raw, pytest.raises((ssl.SSLError, ConnectionResetError)):
         with context.wrap_socket(raw, server_hostname="localhost") as secure:
             secure.sendall(b"CONNECT\naccept-version:1.2\n\n\0")
             if not secure.recv(100):
                 raise ConnectionResetError
-    deadline = time.monotonic() + 5
-    while broker.logged(wanted, 0) == before and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert broker.logged(wanted, 0) == before + 1
+    wanted = f"{protocol} listener: TLS with 127.0.0.1:{our_port} refused: .*{re.escape(text)}"
+    assert broker.logged(wanted) == 1
 
 
-@pytest.mark.parametrize("port", [61614, 5671, 15671])
-def test_a_wrong_host_is_refused_by_the_client(broker, port):
+@pytest.mark.parametrize("protocol", ["stomp", "amqp", "management", "websocket"])
+def test_a_wrong_host_is_refused_by_the_client(broker, protocol):
     """The broker's certificate is for localhost; the log says that the peer did not like it."""
     context = broker.certificates.context()
-    raw = socket.create_connection(("127.0.0.1", broker.port(port)), WAIT)
+    raw = socket.create_connection(("127.0.0.1", broker.secure_port(protocol)), WAIT)
     with raw, pytest.raises(ssl.SSLCertVerificationError, match="[Hh]ostname mismatch"):
         context.wrap_socket(raw, server_hostname="other.example.org")
-    name = {61614: "stomp", 5671: "amqp", 15671: "management"}[port]
-    assert broker.logged(f"{name} listener: .* refused: it does not trust our certificate")
+    assert broker.logged(f"{protocol} listener: .* refused: it does not trust our certificate")
 
 
 def test_a_client_that_does_not_know_our_authority(broker):
     context = broker.certificates.context(ca=broker.certificates.foreign_ca)
-    raw = socket.create_connection(("127.0.0.1", broker.port(5671)), WAIT)
+    raw = socket.create_connection(("127.0.0.1", broker.secure_port("amqp")), WAIT)
     with raw, pytest.raises(ssl.SSLCertVerificationError):
         context.wrap_socket(raw, server_hostname="localhost")
     assert broker.logged("amqp listener: .* refused: .*the authority is unknown to it")
 
 
 def test_plain_text_on_a_tls_port(broker):
-    with socket.create_connection(("127.0.0.1", broker.port(5671)), WAIT) as raw:
+    with socket.create_connection(("127.0.0.1", broker.secure_port("amqp")), WAIT) as raw:
         raw.sendall(b"AMQP\0\0\x09\x01")
         raw.settimeout(WAIT)
         while raw.recv(100):
@@ -304,7 +182,7 @@ def test_old_tls_and_resumption(broker):
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     sessions = []
     for _ in range(2):
-        raw = socket.create_connection(("127.0.0.1", broker.port(61614)), WAIT)
+        raw = socket.create_connection(("127.0.0.1", broker.secure_port("stomp")), WAIT)
         session = sessions[-1] if sessions else None
         with context.wrap_socket(raw, server_hostname="localhost", session=session) as secure:
             assert not secure.session_reused
@@ -342,7 +220,7 @@ def amqp_round_trip(connection):
 @pytest.mark.parametrize("client", ["named", "mapped"])
 @pytest.mark.parametrize("listener", ["optional", "required"])
 def test_pika_with_a_certificate(broker, client, listener):
-    port = broker.port(5671) if listener == "optional" else broker.strict_amqp
+    port = broker.secure_port("amqp", listener)
     amqp_round_trip(pika.BlockingConnection(parameters(broker, port, client)))
 
 
@@ -350,7 +228,9 @@ def test_pika_with_a_password(broker):
     for name, password in (("bob", "s3cret"), ("guest", "guest")):
         credentials = pika.PlainCredentials(name, password)
         amqp_round_trip(
-            pika.BlockingConnection(parameters(broker, broker.port(5671), None, credentials))
+            pika.BlockingConnection(
+                parameters(broker, broker.secure_port("amqp"), None, credentials)
+            )
         )
 
 
@@ -358,50 +238,51 @@ def test_pika_with_a_password_behind_a_certificate(broker):
     """A certificate where it is required, and then another user by password."""
     credentials = pika.PlainCredentials("bob", "s3cret")
     amqp_round_trip(
-        pika.BlockingConnection(parameters(broker, broker.strict_amqp, "nobody", credentials))
+        pika.BlockingConnection(
+            parameters(broker, broker.secure_port("amqp", "required"), "nobody", credentials)
+        )
     )
 
 
 def test_pika_refused(broker):
     wrong = pika.PlainCredentials("bob", "wrong")
     with pytest.raises(pika.exceptions.ProbableAuthenticationError, match="ACCESS_REFUSED"):
-        pika.BlockingConnection(parameters(broker, broker.port(5671), None, wrong))
+        pika.BlockingConnection(parameters(broker, broker.secure_port("amqp"), None, wrong))
     with pytest.raises(pika.exceptions.ProbableAuthenticationError, match="mechanism EXTERNAL"):
-        pika.BlockingConnection(parameters(broker, broker.port(5671), "nobody"))
+        pika.BlockingConnection(parameters(broker, broker.secure_port("amqp"), "nobody"))
     with pytest.raises(pika.exceptions.AuthenticationError):
-        pika.BlockingConnection(parameters(broker, broker.port(5671)))
+        pika.BlockingConnection(parameters(broker, broker.secure_port("amqp")))
     with pytest.raises(pika.exceptions.AMQPConnectionError):
-        pika.BlockingConnection(parameters(broker, broker.strict_amqp))
+        pika.BlockingConnection(parameters(broker, broker.secure_port("amqp", "required")))
 
 
 # Accounts under open connections, and logins that cannot hold the broker up
 
 
 def test_a_deleted_user_is_thrown_out(broker):
-    broker.run("user", "add", "gone", "--password-file", "-", given="pw\n")
-    broker.run("permission", "set", "gone", ".*", ".*", ".*")
-    client = Client(broker, broker.port(61614), login=("gone", "pw"))
+    broker.add_user("gone", "pw")
+    client = Client(broker, broker.secure_port("stomp"), login=("gone", "pw"))
     assert client.answer() == ("CONNECTED", "")
     connection = pika.BlockingConnection(
-        parameters(broker, broker.port(5671), None, pika.PlainCredentials("gone", "pw"))
+        parameters(broker, broker.secure_port("amqp"), None, pika.PlainCredentials("gone", "pw"))
     )
-    broker.run("user", "delete", "gone")
+    broker.management().delete("users", "gone")
     assert client.answer() == ("ERROR", "User 'gone' was deleted\n")
     with pytest.raises(pika.exceptions.ConnectionClosedByBroker, match="gone"):
         connection.process_data_events(WAIT)
-    again = Client(broker, broker.port(61614), login=("gone", "pw"))
+    again = Client(broker, broker.secure_port("stomp"), login=("gone", "pw"))
     assert again.answer() == ("ERROR", "Access refused for user 'gone'")
 
 
 def test_wrong_logins_do_not_hold_others_up(broker):
     """Forty guesses at once; a client that is logged in has its receipts meanwhile."""
-    client = Client(broker, broker.port(61614), login=("guest", "guest"))
+    client = Client(broker, broker.secure_port("stomp"), login=("guest", "guest"))
     assert client.answer() == ("CONNECTED", "")
-    broker.run("user", "add", "slow", "--password-file", "-", given="pw\n")
+    broker.add_user("slow", "pw")
     guesses = []
     context = broker.certificates.context()
     for number in range(40):
-        raw = socket.create_connection(("localhost", broker.port(61614)), WAIT)
+        raw = socket.create_connection(("localhost", broker.secure_port("stomp")), WAIT)
         guess = context.wrap_socket(raw, server_hostname="localhost")
         frame = f"CONNECT\naccept-version:1.2\nhost:/\nlogin:slow\npasscode:guess{number}\n\n\0"
         guess.sendall(frame.encode())
@@ -427,36 +308,32 @@ def test_wrong_logins_do_not_hold_others_up(broker):
 def test_management_over_tls(broker):
     context = broker.certificates.context()
     connection = http.client.HTTPSConnection(
-        "localhost", broker.port(15671), timeout=WAIT, context=context
+        "localhost", broker.secure_port("management"), timeout=WAIT, context=context
     )
     connection.request("GET", "/health/ready")
     assert connection.getresponse().read() == b'{"status": "ok", "role": "active"}'
     connection.close()
-    assert "bob" in broker.run("user", "list")
-    assert "bob" in broker.run("permission", "list", "--user", "bob")
+    assert "bob" in broker.tell("user", "list")
 
 
 def test_accounts_survive_a_kill(tmp_path):
     broker = SecureBroker(tmp_path)
     try:
-        broker.run("user", "add", "bob", "--password-file", "-", given="s3cret\n")
-        broker.run("permission", "set", "bob", "", "", "^mine$")
-        broker.run("permission", "set-topic", "bob", "amq.topic", "^a", "^b")
-        broker.run("vhost", "add", "other")
-        shown = broker.run("permission", "list", "--json"), broker.run("permission", "topics")
-        broker.process.kill()
-        broker.process.wait()
-        broker.log.write_text("")
-        with broker.log.open("ab") as out:
-            broker.process = subprocess.Popen(
-                broker.command("broker", "run"), stdout=out, stderr=out, cwd=ROOT
-            )
-        assert broker.logged("broker active", 20)
-        assert (
-            broker.run("permission", "list", "--json"),
-            broker.run("permission", "topics"),
-        ) == shown
-        assert "other" in broker.run("vhost", "list")
+        management = broker.management()
+        management.put("users", "bob", body={"password": "s3cret", "tags": ["monitoring"]})
+        three = {"configure": "", "write": "", "read": "^mine$"}
+        management.put("permissions", "/", "bob", body=three)
+        topic = {"exchange": "amq.topic", "write": "^a", "read": "^b"}
+        management.put("topic-permissions", "/", "bob", body=topic)
+        management.put("vhosts", "other")
+        asked = ("users", "permissions", "topic-permissions", "vhosts")
+        shown = [management.get(what) for what in asked]
+        assert {"name": "other"} in shown[3]
+        broker.kill("broker", "run")
+        broker.start_secure()
+        assert [broker.management().get(what) for what in asked] == shown
+        answer = Client(broker, broker.secure_port("stomp"), login=("bob", "s3cret")).answer()
+        assert answer == ("CONNECTED", "")
     finally:
         broker.close()
 
@@ -477,7 +354,7 @@ key = "{folder}/ours/hosts/localhost.key"
 ca = "{folder}/ours/ca.pem"
 verify = "required"
 [collector.broker]
-addresses = ["localhost:{broker.port(61614)}"]
+addresses = ["localhost:{broker.secure_port("stomp")}"]
 login = ""
 [collector.broker.tls]
 ca = "{broker.certificates.ca}"

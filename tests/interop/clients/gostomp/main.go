@@ -1,7 +1,10 @@
-// go-stomp against the broker: versions, acks, nacks, transactions, receipts, selectors.  Usage: gostomp HOST:PORT
+// go-stomp against the broker: versions, acks, nacks, transactions, receipts, selectors.
+// Usage: gostomp HOST:PORT LOGIN PASSCODE [CA [CERTIFICATE KEY]].  PEM files: with a certificate nothing is said of a login.
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"time"
@@ -15,6 +18,28 @@ func must(err error, what string) {
 		fmt.Println(what+":", err)
 		os.Exit(1)
 	}
+}
+
+func dial(arguments []string, options ...func(*stomp.Conn) error) (*stomp.Conn, error) {
+	if len(arguments) < 6 {
+		options = append(options, stomp.ConnOpt.Login(arguments[1], arguments[2]))
+	}
+	if len(arguments) == 3 {
+		return stomp.Dial("tcp", arguments[0], options...)
+	}
+	pem, err := os.ReadFile(arguments[3])
+	must(err, "ca")
+	settings := &tls.Config{RootCAs: x509.NewCertPool()}
+	settings.RootCAs.AppendCertsFromPEM(pem)
+	if len(arguments) == 6 {
+		pair, err := tls.LoadX509KeyPair(arguments[4], arguments[5])
+		must(err, "certificate")
+		// Whatever authorities the broker names: it shall say itself what it does not like.
+		settings.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
+	}
+	socket, err := tls.Dial("tcp", arguments[0], settings)
+	must(err, "TLS")
+	return stomp.Connect(socket, options...)
 }
 
 func next(sub *stomp.Subscription, want string) *stomp.Message {
@@ -39,8 +64,7 @@ func next(sub *stomp.Subscription, want string) *stomp.Message {
 func main() {
 	for _, version := range []stomp.Version{stomp.V10, stomp.V11, stomp.V12} {
 		queue := fmt.Sprintf("/queue/gostomp-%s-%d", version, time.Now().UnixNano())
-		conn, err := stomp.Dial("tcp", os.Args[1],
-			stomp.ConnOpt.Login("guest", "guest"), stomp.ConnOpt.Host("/"),
+		conn, err := dial(os.Args[1:], stomp.ConnOpt.Host("/"),
 			stomp.ConnOpt.AcceptVersion(version), stomp.ConnOpt.HeartBeat(time.Second, time.Second),
 			// With a timeout, go-stomp 3.1.3 loses a RECEIPT that is quicker than its own wait.
 			stomp.ConnOpt.UnsubscribeReceiptTimeout(0))

@@ -1,14 +1,23 @@
-// What a Node program does with AMQP 0-9-1.  Usage: node main.js URL.  Prints "ok NAME" for each step.
+// What a Node program does with AMQP 0-9-1.  Usage: node main.js URL [CA [CERTIFICATE KEY]].
+// PEM files: with a certificate the login is EXTERNAL.  Prints "ok NAME" for each step.
 "use strict";
 const amqp = require("amqplib");
+const { readFileSync } = require("node:fs");
 
 function expect(what, is) {
   if (!is) throw new Error("failed " + what);
   console.log("ok " + what);
 }
 
-async function main(url) {
-  const connection = await amqp.connect(url);
+function tls(ca, certificate, key) {
+  const options = ca ? { ca: [readFileSync(ca)] } : {};
+  if (!certificate) return options;
+  const credentials = amqp.credentials.external();
+  return { ...options, cert: readFileSync(certificate), key: readFileSync(key), credentials };
+}
+
+async function main(url, ...files) {
+  const connection = await amqp.connect(url, tls(...files));
   const channel = await connection.createConfirmChannel();
   await channel.prefetch(10);
   await channel.assertQueue("node.dead", { durable: true });
@@ -63,4 +72,4 @@ async function main(url) {
   console.log("done");
 }
 
-main(process.argv[2]).catch((error) => { console.log("failed", error); process.exit(1); });
+main(...process.argv.slice(2)).catch((error) => { console.log("failed", error); process.exit(1); });

@@ -1,13 +1,22 @@
 #!/usr/bin/perl
-# Net::Stomp against the broker: send with a receipt, receive, ack, nack, transaction.  Usage: perl main.pl HOST PORT
+# Net::Stomp against the broker: send with a receipt, receive, ack, nack, transaction.  
+# Usage: perl main.pl HOST PORT [LOGIN PASSCODE [CA [CERTIFICATE KEY]]].  PEM files: with a certificate nothing is said of a login.
 use strict;
 use warnings;
 use Net::Stomp;
 
-my ($host, $port) = @ARGV;
+my ($host, $port, $login, $passcode, $ca, $certificate, $key) = @ARGV;
 my $queue = "/queue/perl-$$-" . time;
-my $stomp = Net::Stomp->new({ hostname => $host, port => $port });
-my $connected = $stomp->connect({ login => 'guest', passcode => 'guest', 'accept-version' => '1.1', host => '/' });
+my %place = (hostname => $host, port => $port);
+if ($ca) {
+    my %files = $certificate ? (SSL_cert_file => $certificate, SSL_key_file => $key) : ();
+    # 1 is SSL_VERIFY_PEER; the name is not checked unless asked for.
+    %place = (%place, ssl => 1, ssl_options => {
+        SSL_ca_file => $ca, SSL_verify_mode => 1, SSL_verifycn_scheme => 'www', SSL_verifycn_name => $host, %files });
+}
+my $stomp = Net::Stomp->new(\%place);
+my %login = $certificate ? () : (login => $login // 'guest', passcode => $passcode // 'guest');
+my $connected = $stomp->connect({ %login, 'accept-version' => '1.1', host => '/' });
 die "no CONNECTED: " . $connected->as_string unless $connected->command eq 'CONNECTED';
 
 sub next_body {

@@ -1,25 +1,36 @@
 // @stomp/stompjs over WebSocket: login, text and binary, receipts, ack and nack, transactions, selectors, browsing, close.
-// Usage: npm install; node main.mjs URL.  Prints "ok N"; exits with 1 and a reason otherwise.
+// Usage: npm install; node main.mjs URL [LOGIN PASSCODE [CA [CERTIFICATE KEY]]].  PEM files: with a certificate nothing is said of a
+// login.  Prints "ok N"; exits with 1 and a reason otherwise.
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const require = createRequire(import.meta.url);
 const { Client } = require("@stomp/stompjs");
-globalThis.WebSocket = globalThis.WebSocket ?? require("ws").WebSocket;
+const { WebSocket } = require("ws");
+globalThis.WebSocket = globalThis.WebSocket ?? WebSocket;
+
+const [url, login = "guest", passcode = "guest", ca, certificate, key] = process.argv.slice(2);
 
 const queue = `/queue/stompjs-${process.pid}-${Date.now()}`;
 let checks = 0;
 const fail = (text) => { console.error(text); process.exit(1); };
 const check = (is, text) => { if (!is) fail(text); checks += 1; };
-setTimeout(() => fail("timeout"), 20000);
+setTimeout(() => fail("timeout"), 90000);
 
 const client = new Client({
-  brokerURL: process.argv[2],
-  connectHeaders: { login: "guest", passcode: "guest", host: "/" },
+  brokerURL: url,
+  connectHeaders: certificate ? { host: "/" } : { login, passcode, host: "/" },
   reconnectDelay: 0,
   heartbeatIncoming: 1000,
   heartbeatOutgoing: 1000,
   onStompError: (frame) => fail(`ERROR ${frame.headers.message}: ${frame.body}`),
 });
+if (ca) {
+  // A browser takes both from its own store; here the socket is made by hand.
+  const files = { ca: readFileSync(ca), cert: certificate && readFileSync(certificate), key: key && readFileSync(key) };
+  client.webSocketFactory = () => new WebSocket(url, ["v12.stomp"], files);
+  client.onWebSocketError = (event) => fail(`WebSocket: ${event.message}`);
+}
 const receipt = (act) => new Promise((done) => {
   const id = `r${checks}-${Math.random()}`;
   client.watchForReceipt(id, done);

@@ -16,7 +16,7 @@ import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 
-/** What a Java program does with AMQP 0-9-1.  Usage: AmqpClient URL.  Prints "ok NAME" for each step. */
+/** What a Java program does with AMQP 0-9-1.  Usage: AmqpClient URL [CA [CERTIFICATE KEY]].  Prints "ok NAME" for each step. */
 public final class AmqpClient {
     private static void expect(String what, boolean is) {
         if (!is) {
@@ -30,6 +30,7 @@ public final class AmqpClient {
         ConnectionFactory factory = new ConnectionFactory();
         factory.setUri(arguments[0]);
         factory.setAutomaticRecoveryEnabled(false);
+        Tls.use(factory, Arrays.copyOfRange(arguments, 1, arguments.length));
         Connection connection = factory.newConnection();
         Channel channel = connection.createChannel();
         channel.confirmSelect();
