@@ -308,10 +308,11 @@ class Server:
         reason = self._broker.blocked_reason
         if (reason is None) == (self._told_reason is None):
             return
+        detail = self._store.blocked_reason
         log.warning(
             "publishers %s: %s",
             "may go on" if reason is None else "wait",
-            self._told_reason if reason is None else reason,
+            f"{self._told_reason if reason is None else reason}{f' ({detail})' if detail else ''}",
         )
         self._told_reason = reason
         for connection in list(self._connections):

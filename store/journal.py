@@ -176,6 +176,7 @@ class Journal:
             keeper=self._keeper,
             reader=self._reader,
             pressure=self._pressure,
+            clock=self._clock,
         )
         batch = self._tail.close_batch(0, records, [], FLAG_OPENING)
         self._pressure.add(batch.size_bytes, batch.record_count)
@@ -194,6 +195,13 @@ class Journal:
         }
         definitions = state.definitions.copy()
         return Recovered(definitions, lanes, state.next_lane, self._lease.epoch, store_id)
+
+    @property
+    def blocked_reason(self) -> str:
+        """Why publishers must wait, for the log; empty: they need not."""
+        if not self.is_blocked:
+            return ""
+        return self._pressure.reason(self._pending.size_bytes)
 
     def prod(self) -> None:
         """Ask the writer for a sign of life: its lease is renewed only while it moves."""

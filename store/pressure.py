@@ -74,6 +74,14 @@ class Pressure:
         self.is_space_low = is_low
         return is_changed
 
+    def reason(self, waiting_bytes: int) -> str:
+        """What makes publishers wait, in words and figures."""
+        if self.is_space_low:
+            return "free space is low"
+        if waiting_bytes * 2 > self._settings.waiting_bytes:
+            return f"{waiting_bytes >> 20} MiB wait for the disk"
+        return f"{self.debt_bytes >> 20} MiB, {self.debt_records} records of journal wait for a checkpoint"
+
     def blocks(self, is_blocked: bool, waiting_bytes: int) -> bool:
         """Whether publishers must wait, given whether they do now and what waits for the disk."""
         factor = 1 if is_blocked else 2

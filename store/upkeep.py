@@ -40,6 +40,7 @@ class Upkeep:
     """Keeps the journal short and the disk free."""
 
     __slots__ = (
+        "_clock",
         "_compactor",
         "_fail",
         "_idle_left",
@@ -49,8 +50,10 @@ class Upkeep:
         "_keeper",
         "_layout",
         "_lock",
+        "_prepared_at",
         "_pressure",
         "_reader",
+        "_refused_at",
         "_settings",
         "_state",
         "_supply",
@@ -76,6 +79,7 @@ class Upkeep:
         keeper: Keeper,
         reader: Reader,
         pressure: Pressure,
+        clock: Callable[[], float],
     ) -> None:
         self._layout = layout
         self._settings = settings
@@ -88,7 +92,11 @@ class Upkeep:
         self._keeper = keeper
         self._reader = reader
         self._pressure = pressure
+        self._clock = clock
         self._is_checkpointing = False
+        # When a checkpoint found no space, until one does.
+        self._refused_at: float | None = None
+        self._prepared_at = clock()
         self._is_preparing = False
         self._compactor: Compactor | None = None
         self._is_reading = False
@@ -112,12 +120,16 @@ class Upkeep:
             self._look_at_space()
         if self._compactor is None and (is_idle or self._pressure.is_space_low):
             self._choose()
-        if self._is_checkpointing:
+        if self._is_checkpointing or self._is_too_soon():
             return False
         if self._pressure.is_checkpoint_due:
             return True
         # Dead segments give space back once two checkpoints have seen them dead.
         return self._pressure.is_space_low and self._has_dead()
+
+    def _is_too_soon(self) -> bool:
+        """Whether a checkpoint was refused space a moment ago."""
+        return self._refused_at is not None and self._clock() < self._refused_at + RETRY_SECONDS
 
     def _needs_segment(self) -> bool:
         """Whether the next segment is to be made: the current one is half full, or compaction waits for it."""
@@ -147,7 +159,13 @@ class Upkeep:
     def _look_at_space(self) -> None:
         free_bytes = self._layout.files.free_bytes(self._layout.folder)
         is_short = self._supply.is_short
-        if is_short and free_bytes >= self._settings.free_bytes_resume:
+        now = self._clock()
+        if (
+            is_short
+            and free_bytes >= self._settings.free_bytes_resume
+            and now >= self._prepared_at + RETRY_SECONDS
+        ):
+            self._prepared_at = now
             self.prepare()
         if self._pressure.look(free_bytes, is_short):
             word = "low: publishers wait" if self._pressure.is_space_low else "enough again"
@@ -225,12 +243,21 @@ class Upkeep:
             if error.errno not in NO_SPACE:
                 raise
             # Nothing is lost, the journal still has it all; it is tried again with the reserve's space.
-            _LOG.warning("no space for a checkpoint, it is tried again: %s", error)
-            self._supply.give_up_reserve()
+            if self._refused_at is None:
+                _LOG.warning(
+                    "no space for a checkpoint, it is tried every %s s until it fits: %s",
+                    RETRY_SECONDS,
+                    error,
+                )
+            is_more = self._supply.give_up_reserve()
+            self._refused_at = self._clock() - (RETRY_SECONDS if is_more else 0)
             with self._lock:
                 capture.give_back()
                 self._pressure.is_space_low = True
             return False
+        if self._refused_at is not None:
+            self._refused_at = None
+            _LOG.warning("there is space for checkpoints again")
         with self._lock:
             for lane, segment, pages in written.pages:
                 lane.add_pages(segment, pages)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from store.errors import Full
+from store.keeper import Keeper
 from tests.support.disk import SimulatedDisk
 from tests.support.store_drive import SMALL, Stepped, message, unit
 
@@ -90,3 +91,38 @@ def test_a_start_without_space_spends_the_reserve_then_says_so():
     disk.capacity_bytes = disk.used_bytes() + 1000
     with pytest.raises(Full, match="free some"):
         Stepped(disk, settings=settings)
+
+
+def test_a_checkpoint_without_space_is_tried_again_with_pauses_and_told_once(caplog, monkeypatch):
+    disk = SimulatedDisk(3)
+    now = [10.0]
+    stepped = Stepped(disk)
+    journal = stepped.journal
+    journal._upkeep._clock = lambda: now[0]
+    sent = fill(stepped, lambda: journal._committed > 20)
+    tried = []
+
+    def refuse(keeper, capture):
+        tried.append(now[0])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "write", refuse)
+        refuse_for_two_seconds(stepped, sent, now)
+    assert 4 <= len(tried) <= 7, "at once with the reserve's space, then twice a second"
+    assert caplog.text.count("no space for a checkpoint") == 1
+    now[0] += 1
+    journal.commit(unit([(message(), 1, 10_000)]))
+    for _ in range(3):
+        stepped.settle()
+    assert "there is space for checkpoints again" in caplog.text
+    assert not stepped.box.failed
+
+
+def refuse_for_two_seconds(stepped, sent, now):
+    journal = stepped.journal
+    journal._checkpoint_aside()
+    for position, kept in sent.items():
+        journal.commit(unit([], [(1, position, kept)]))
+        stepped.settle()
+        now[0] += 0.1

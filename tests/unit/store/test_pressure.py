@@ -45,3 +45,12 @@ def test_space_has_two_marks():
     assert made.look(49, is_short=False) and made.is_space_low
     assert not made.look(79, is_short=False) and made.look(80, is_short=False)
     assert made.look(10**9, is_short=True) and made.blocks(is_blocked=False, waiting_bytes=0)
+
+
+def test_the_reason_is_told_with_its_figures():
+    made = pressure()
+    made.add(3 << 20, 7)
+    assert made.reason(0) == "3 MiB, 7 records of journal wait for a checkpoint"
+    assert made.reason(5 << 20) == "5 MiB wait for the disk"
+    made.look(1, is_short=False)
+    assert made.reason(0) == "free space is low"
