@@ -13,7 +13,7 @@ from tests.support.lease_world import Broken, Rules, run_history
 from tests.support.seeds import seeds
 
 SEEDS = seeds("GRIDMSG_LEASE_SEEDS", 150)
-FAIR = ("kill", "stop", "suspend", "unwritable", "handover", "reboot", "hang", "blip")
+FAIR = ("kill", "stop", "suspend", "unwritable", "handover", "reboot", "hang", "blip", "slow")
 
 RULES = (
     Rules(),
@@ -22,6 +22,8 @@ RULES = (
     # Either fence alone: the clock's, among claimants that keep the protocol.
     Rules(has_lookup=False, faults=FAIR),
     Rules(drift=0.15),
+    Rules(has_lookup=False, drift=0.15, faults=("stop", "suspend", "blip", "slow")),
+    Rules(has_lookup=False, stale_seconds=0.3, faults=("blip", "slow", "stop")),
 )
 
 

@@ -41,7 +41,7 @@ class Rules:
     proves_namespace: bool = True
     wants_beats: bool = True
     faults: tuple[str, ...] = (
-        "kill", "stop", "suspend", "unwritable", "handover", "reboot", "tear", "foreign", "hang", "blip",
+        "kill", "stop", "suspend", "unwritable", "handover", "reboot", "tear", "foreign", "hang", "blip", "slow",
     )  # fmt: skip
 
     @property
@@ -92,6 +92,7 @@ class Contender:
         self.mount = Mount(arena.server, self.process, self.pause)
         self.is_asked_to_stop = False
         self.is_hung = False
+        self.slow_until = 0.0
         self.lease: Lease | None = None
         self.machine = Standby(D, arena.rules.drift)
         self.process.start(self.live, arena.world.random.random() * LOOK)
@@ -103,6 +104,9 @@ class Contender:
     def pause(self, name: str) -> None:
         """One call of the file system takes its time; rarely a long one."""
         dice = self.world.random.random()
+        if self.world.now < self.slow_until:
+            self.world.wait(dice * dice * 0.6 * D)
+            return
         if dice < 0.7:
             return
         if dice < 0.995 or self.arena.is_calm:
@@ -321,6 +325,9 @@ class Arena:
             victim.mount.is_writable = False
         elif kind == "blip":
             victim.mount.writable_at = self.world.now + random.random() * D
+        elif kind == "slow":
+            # Its storage answers late for a while.
+            victim.slow_until = self.world.now + random.random() * 3 * D
         elif kind == "handover":
             victim.is_asked_to_stop = True
             self.add(random.choice(self.hosts))
@@ -373,6 +380,7 @@ class Arena:
         for one in self.contenders:
             one.mount.is_writable = True
             one.mount.writable_at = 0.0
+            one.slow_until = 0.0
         if all(
             one.process.is_killed or one.is_hung or one.is_asked_to_stop for one in self.contenders
         ):
