@@ -67,6 +67,8 @@ class Duty:
             signal.signal(number, lambda *_: self._reactor.callFromThread(self.stop))
         lease = None
         if self._config.failover.locker != "none":
+            # The lease runs from the claim on, and until the reactor runs nobody can say that it moves.
+            self._load(is_all=False)
             try:
                 self._failover = self._make_failover()
                 lease = self._failover.claim_at_once()
@@ -264,12 +266,17 @@ class Duty:
 
     def _warm(self) -> None:
         """Import now what serving needs: at a take-over it would be most of the work (measured: 130 of 165 ms)."""
-        for listener in self._config.listeners:
-            for name in SERVING_MODULES[listener.protocol]:
-                importlib.import_module(name)
+        self._load(is_all=True)
         # Long-lived from here on; the collection before serving has little left to look at.
         gc.collect()
         gc.freeze()
+
+    def _load(self, is_all: bool) -> None:
+        """Import what the listeners need; management, which no start waits for, only if all is wanted."""
+        for listener in self._config.listeners:
+            if is_all or listener.protocol != "management":
+                for name in SERVING_MODULES[listener.protocol]:
+                    importlib.import_module(name)
 
     def _keep_management(self, index: int, listener: Listener) -> None:
         """Listen for health and status; where the active broker of this host has the port, do without."""

@@ -14,7 +14,7 @@ import stomp
 from agents.config import BrokerSettings
 from agents.errors import Unavailable
 from agents.transport import Outgoing, Transport
-from tests.support.failover import Pair, drain
+from tests.support.failover import Node, Pair, drain
 
 pytestmark = [pytest.mark.interop, pytest.mark.crash, pytest.mark.slow]
 
@@ -22,9 +22,11 @@ pytestmark = [pytest.mark.interop, pytest.mark.crash, pytest.mark.slow]
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
     made = Pair(tmp_path, '[failover]\nlease = "1s"\n')
-    made.start()
-    yield made
-    made.close()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
 
 
 def test_stomp_py_goes_through_its_list(pair):
@@ -113,3 +115,40 @@ def test_an_agents_transport_goes_through_its_list(pair):
     finally:
         transport.stop()
     assert {body for body, _ in drain(pair.nodes[1].stomp)} == {b"a0", b"a1"}
+
+
+def test_a_link_goes_through_its_list(pair, tmp_path):
+    """Exactly once: what was confirmed to the near broker is at the pair once, whichever of the two serves."""
+    addresses = ", ".join(f'"127.0.0.1:{5672 + node.offset}"' for node in pair.nodes)
+    near = Node(
+        tmp_path,
+        "near",
+        tmp_path / "near-data",
+        f'[[link]]\nname = "pair"\naddress = [{addresses}]\npush-queues = ["failover"]\n'
+        "retry = 0.1\nretry-max = 0.5\n",
+    )
+    near.start()
+    try:
+        parameters = pika.ConnectionParameters(
+            "127.0.0.1", 5672 + near.offset, connection_attempts=100, retry_delay=0.1
+        )
+        channel = pika.BlockingConnection(parameters).channel()
+        channel.queue_declare("failover", durable=True)
+        channel.confirm_delivery()
+        properties = pika.BasicProperties(delivery_mode=2)
+        for number in range(200):
+            if number == 100:
+                # Some are there, some under way, some yet to come.
+                pair.nodes[0].kill()
+            channel.basic_publish("", "failover", b"l%d" % number, properties, mandatory=True)
+        deadline = time.monotonic() + 60
+        while channel.queue_declare("failover", passive=True).method.message_count:
+            assert time.monotonic() < deadline, near.log.read_text()[-2000:]
+            time.sleep(0.05)
+        found: list[bytes] = []
+        while len(found) < 200 and time.monotonic() < deadline:
+            # Leaving the near queue and arriving are not one moment.
+            found += [body for body, _ in drain(pair.nodes[1].stomp)]
+        assert sorted(found) == sorted(b"l%d" % number for number in range(200))
+    finally:
+        near.kill()
