@@ -84,9 +84,9 @@ class _Alike:
         fixed_bytes = 7 + 4 + tag_bytes
         rest_bytes = len(method) - 4 - tag_bytes - 8 - 1 + 1 + 7 + header_bytes + 1
         self.prefix = _FRAME.pack(METHOD, 1, len(method)) + method[: 4 + tag_bytes]
-        self.body_head = _FRAME.pack(BODY, 1, body_bytes)
+        self.body_head = _FRAME.pack(BODY, 1, body_bytes) + MARK
         self.row = Struct(
-            f">{fixed_bytes}sQB{rest_bytes}x7s4sIQQ{body_bytes - HEAD.size}sc",
+            f">{fixed_bytes}sQB{rest_bytes}x11sIQQ{body_bytes - HEAD.size}sc",
         )
         self.size_bytes = self.row.size
 
@@ -192,7 +192,7 @@ class Client:
         producer = first = stop = sent_ns = -1
         last_tag = 0
         rows = alike.row.iter_unpack(memoryview(raw)[at : at + count * alike.size_bytes])
-        for begin, tag, _again, head, mark, number, sequence, time_ns, filler, end in rows:
+        for begin, tag, _again, head, number, sequence, time_ns, filler, end in rows:
             if begin != prefix or head != body_head or end != END:
                 break
             done += 1
@@ -202,7 +202,7 @@ class Client:
                 continue
             if first >= 0:
                 arrivals.add(producer, first, stop, sent_ns)
-            if filler != wanted or mark != MARK:
+            if filler != wanted:
                 arrivals.corrupt_count += 1
                 first = stop = -1
                 continue

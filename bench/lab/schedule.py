@@ -28,16 +28,18 @@ class Schedule:
         links = [path.name for path in topology.paths.values() if path.is_link]
         for _ in range(chaos.cuts):
             placed = _place(chance, busy, links, topology.duration, chaos.cut_seconds)
-            if placed is not None:
-                subject, begin, stop = placed
-                events.append(Event(begin, "cut", subject, chance.random() < 0.5))
-                events.append(Event(stop, "mend", subject))
+            if placed is None:
+                break
+            subject, begin, stop = placed
+            events.append(Event(begin, "cut", subject, chance.random() < 0.5))
+            events.append(Event(stop, "mend", subject))
         for _ in range(chaos.kills):
             placed = _place(chance, busy, topology.brokers, topology.duration, chaos.kill_seconds)
-            if placed is not None:
-                subject, begin, stop = placed
-                events.append(Event(begin, "kill", subject))
-                events.append(Event(stop, "start", subject))
+            if placed is None:
+                break
+            subject, begin, stop = placed
+            events.append(Event(begin, "kill", subject))
+            events.append(Event(stop, "start", subject))
         self.events = sorted(events, key=lambda one: one.at)
         self._done = 0
 

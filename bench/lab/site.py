@@ -43,12 +43,14 @@ class Secret:
 
 
 def broker_config(site: str, topology: Topology, ground: Ground, secret: Secret) -> str:
-    """The configuration file of a site's broker."""
+    """The configuration file of a site's broker; no lease: nobody shares its store, and a crowded machine must not end it."""
     place = ground.places[site]
     lines = [
         "[broker]",
         f'name = "{site}"',
         'disk-reserve = "64MiB"',
+        "[failover]",
+        'locker = "none"',
         "[[listener]]",
         'protocol = "amqp"',
         f'address = "{place.listen_host}:{place.amqp_port}"',
