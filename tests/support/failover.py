@@ -120,6 +120,9 @@ class Pair:
     def __init__(self, folder: Path, config: str, is_mounted: bool = False) -> None:
         self.data = folder / "shared"
         self.is_mounted = is_mounted
+        # As a service manager would: who ended by itself is started again, where `roles` or `active` is waited for.
+        self.is_kept = False
+        self.restart_count = 0
         shared = self.data / "broker"
         shared.mkdir(parents=True)
         self.nodes = []
@@ -140,10 +143,17 @@ class Pair:
         self.nodes[1].start()
         self.wait_for_role(self.nodes[1], "standby")
 
+    def _keep(self, besides: Node | None) -> None:
+        for node in self.nodes:
+            if self.is_kept and node is not besides and not node.is_alive():
+                self.restart_count += 1
+                node.start()
+
     def roles(self, timeout_s: float = 20.0) -> tuple[Node, Node]:
         """Wait until one is active and the other its standby; returns both."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
+            self._keep(None)
             roles = [node.health().get("role") for node in self.nodes]
             if sorted(map(str, roles)) == ["active", "standby"]:
                 at = roles.index("active")
@@ -155,6 +165,7 @@ class Pair:
         """Wait until one of them, or one besides another, is active."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
+            self._keep(besides)
             for node in self.nodes:
                 if node is besides:
                     continue
