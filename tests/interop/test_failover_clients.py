@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.crash, pytest.mark.slow]
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(tmp_path, '[failover]\nlease = "1s"\n')
+    made = Pair(tmp_path, "")
     try:
         made.start()
         yield made
