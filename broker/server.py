@@ -23,6 +23,7 @@ from broker.core.broker import Broker
 from broker.core.destination import AddressTable
 from broker.errors import BrokerError
 from broker.link_config import row_settings, shown_row
+from broker.net.admission import AdmittedFactory, Sockets, raise_open_files
 from broker.net.checks import Checks
 from broker.net.connection import Connection, SessionFactory
 from broker.net.late import LateFactory
@@ -87,17 +88,27 @@ def listen(reactor: Any, listener: Listener, factory: Any) -> Any:
 
 
 def secured(listener: Listener, factory: Any) -> Any:
-    """The factory, behind TLS where the listener wants it.  Raises StartFailed."""
+    """The factory with bounds on its connections, and behind TLS where the listener wants it.  Raises StartFailed."""
     if listener.tls is None:
-        return factory
+        return _admitted(listener, factory)
     from broker.net.tls import TlsContext, TlsFactory, TlsFailure
 
     try:
-        return TlsFactory(TlsContext(listener.tls), listener.protocol, factory)
+        return _admitted(listener, TlsFactory(TlsContext(listener.tls), listener.protocol, factory))
     except TlsFailure as error:
         raise StartFailed(
             f"TLS for {listener.protocol}: {error}; make the files with `gridmsg certs`, and name them in [tls]"
         ) from None
+
+
+def _admitted(listener: Listener, factory: Any) -> Any:
+    # One for the process: it is the process that has so many open files.
+    if not _sockets:
+        _sockets.append(raise_open_files())
+    return AdmittedFactory(factory, _sockets[0], listener.protocol, listener.connections_max)
+
+
+_sockets: list[Sockets] = []
 
 
 @final
