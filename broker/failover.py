@@ -49,7 +49,8 @@ class Failover:
     """One process's part in the failover of its store.
 
     `on_won(lease)` is called in the reactor's thread when the store may be opened; `on_closed(reason)` when the guard
-    closed: shut every socket first, close the store, then call `let_go`.  `cut` shuts sockets from another thread.
+    closed: shut every socket first, close the store, then call `let_go`.  `cut` shuts sockets from another thread, `end` ends
+    the process.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Failover:
         on_won: Callable[[Lease], None],
         on_closed: Callable[[str], None],
         cut: Callable[[], None],
+        end: Callable[[str], None] | None = None,
     ) -> None:
+        self._end = end or _end
         self._locker = locker
         self._call_from_thread = call_from_thread
         self._on_won = on_won
@@ -104,6 +107,11 @@ class Failover:
                 self._say(logging.ERROR, f"the lease cannot be read or claimed: {error}")
                 self.machine.missed(str(error))
                 continue
+            except Exception as error:
+                # A standby that has ceased to look would stand by for ever: better one that is started anew.
+                log.critical("the lease cannot be looked at", exc_info=True)
+                self._end(f"a fault of this program: {error!r}")
+                return
             if lease is not None:
                 self._call_from_thread(self._on_won, lease)
                 return
@@ -145,7 +153,7 @@ class Failover:
         self.machine.won(lease.epoch)
         log.info("claimed epoch %d", lease.epoch)
         self._renewer = Renewer(lease, self._clock, self._prod)
-        self._watchdog = Watchdog(lease, GRACE_SECONDS, self._guard_closed, self._cut, _end)
+        self._watchdog = Watchdog(lease, GRACE_SECONDS, self._guard_closed, self._cut, self._hung)
         self._renewer.start()
         self._watchdog.start()
 
@@ -199,6 +207,10 @@ class Failover:
     def _guard_closed(self, reason: str) -> None:
         """In the watchdog's thread."""
         self._call_from_thread(self._closed, self.lease, reason)
+
+    def _hung(self, reason: str) -> None:
+        """In the watchdog's thread, when everything was cut."""
+        self._end(f"the store does not let go: {reason}")
 
     def _closed(self, lease: Lease, reason: str) -> None:
         if lease is not self.lease or self.machine.phase not in (Phase.RECOVERING, Phase.ACTIVE):
@@ -286,5 +298,5 @@ def _nothing() -> None:
 
 
 def _end(reason: str) -> None:
-    log.critical("the store does not let go, ending the process: %s", reason)
+    log.critical("ending the process: %s", reason)
     os._exit(EXIT_HUNG)

@@ -92,3 +92,19 @@ def test_a_full_disk_releases_and_tries_again_later(here):
     here._stopping.set()
     here.give_up(OSError(28, "No space left on device"))
     assert here.ledger.is_released and not here.machine.is_barred
+
+
+def test_a_standby_that_cannot_look_any_more_ends_itself(monkeypatch):
+    """A fault of ours, not of the disk: it would stand by for ever."""
+    monkeypatch.setattr("broker.failover.LOOK_SECONDS", 0.0)
+    looks, ended = [], []
+
+    class Broken:
+        def look(self):
+            looks.append(1)
+            raise OSError(5, "Input/output error") if len(looks) < 3 else ValueError("a fault")
+
+    standby = Failover(Broken(), Terms(), None, None, None, None, ended.append)
+    standby._contend()
+    assert len(looks) == 3 and "a fault" in ended[0]
+    assert standby.machine.reason == "[Errno 5] Input/output error"
