@@ -33,6 +33,9 @@ compact-size = "2MiB"
 window-size = "64KiB"
 window-messages = 200
 memory-limit = "8MiB"
+[failover]
+# Who was killed here is proved dead at once; a broker that other work starves shall not give up meanwhile.
+lease = "120s"
 """
 TO_DEAD = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
 QUEUES = {
