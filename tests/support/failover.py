@@ -149,7 +149,7 @@ class Pair:
                 self.restart_count += 1
                 node.start()
 
-    def roles(self, timeout_s: float = 20.0) -> tuple[Node, Node]:
+    def roles(self, timeout_s: float = 90.0) -> tuple[Node, Node]:
         """Wait until one is active and the other its standby; returns both."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -161,7 +161,7 @@ class Pair:
             time.sleep(0.02)
         raise AssertionError(f"no active and standby: {roles}\n{self.logs()}")
 
-    def active(self, timeout_s: float = 20.0, besides: Node | None = None) -> Node:
+    def active(self, timeout_s: float = 90.0, besides: Node | None = None) -> Node:
         """Wait until one of them, or one besides another, is active."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -177,7 +177,7 @@ class Pair:
     def other(self, node: Node) -> Node:
         return self.nodes[1 - self.nodes.index(node)]
 
-    def wait_for_role(self, node: Node, role: str, timeout_s: float = 20.0) -> None:
+    def wait_for_role(self, node: Node, role: str, timeout_s: float = 90.0) -> None:
         deadline = time.monotonic() + timeout_s
         while node.health().get("role") != role:
             if time.monotonic() > deadline:
