@@ -204,7 +204,7 @@ class LinkedQueue:
         if not trace:
             message.trace = self._table.next_origin()
             return True
-        if has_been_at(trace, self.peer_id) or hop_count(trace) >= self.hops_max:
+        if (self.peer_id and has_been_at(trace, self.peer_id)) or hop_count(trace) >= self.hops_max:
             self.passed_count += 1
             return False
         if origin_of(trace) is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from broker.core.delivery import Delivery
     from broker.core.queue import Queue
     from broker.link.linked import LinkedQueue
-    from broker.link.session import LinkSession
+    from broker.link.ports import Sender
 
 MESSAGE_BYTES: Final = 64
 """What a message counts for besides header and body."""
@@ -35,10 +35,22 @@ SHARED_PRIORITY: Final = -1
 
 @final
 class Outflow:
-    """Sends one queue over one link."""
+    """Sends one queue over one link.
 
-    def __init__(self, session: LinkSession, number: int, linked: LinkedQueue, name: str) -> None:
+    `is_exact` False: the far side is not one of ours; what was sent and not confirmed is sent again after a cut.
+    """
+
+    def __init__(
+        self,
+        session: Sender,
+        number: int,
+        linked: LinkedQueue,
+        name: str,
+        *,
+        is_exact: bool = True,
+    ) -> None:
         self._session = session
+        self._is_exact = is_exact
         self.number = number
         self.name = name
         self.linked = linked
@@ -61,6 +73,7 @@ class Outflow:
         self._batches: deque[tuple[int, int, list[Delivery]]] = deque()
         self._out: dict[int, Delivery] = {}
         self._held_bytes = 0
+        self._foreign_count = 0
         # Shared queues: settled by us but not yet on stable storage; then told to the far side.
         self._settling: list[int] = []
         self._settled: deque[tuple[int, list[int]]] = deque()
@@ -88,6 +101,13 @@ class Outflow:
         self.is_begun = True
         if self.is_shared:
             self._resolve(applied if is_known else Ranges())
+        self._subscribe()
+
+    def begin_plain(self) -> None:
+        """Begin towards a far side that keeps no cursor: all that is in the queue goes."""
+        broker = self._session.broker
+        broker.release(list(self.linked.take_doubt().values()))
+        self.is_begun = True
         self._subscribe()
 
     def _resolve(self, applied: Ranges) -> None:
@@ -131,7 +151,7 @@ class Outflow:
         ) + MESSAGE_BYTES * len(run)
         if self._held_bytes >= self._session.window_bytes:
             self.is_writable = False
-        if self.is_shared:
+        if self.is_shared and self._is_exact:
             # In the unit of the turn that takes them, so that it is durable before they are sent.
             self.linked.note_taken(flat_of([place_of(one) for one in run]))
         self._session.wake_up()
@@ -174,6 +194,27 @@ class Outflow:
     def has_ready(self) -> bool:
         """Whether a batch could be made now."""
         return bool(self._ready)
+
+    def take(self, count_max: int, bytes_max: int) -> list[Delivery]:
+        """Hand over what may be sent to a far side that is not one of ours; `settle` or `end` gets it back."""
+        ready = self._ready
+        taken: list[Delivery] = []
+        size_bytes = 0
+        while ready and size_bytes < bytes_max and len(taken) < count_max:
+            one = ready.popleft()
+            taken.append(one)
+            size_bytes += len(one.message.body) + len(one.message.header) + MESSAGE_BYTES
+        self.sent_count += len(taken)
+        self.sent_bytes += size_bytes
+        self._foreign_count += len(taken)
+        return taken
+
+    def settle(self, done: list[Delivery]) -> None:
+        """The far side has taken what was handed over."""
+        self.settled_count += len(done)
+        self._foreign_count -= len(done)
+        self._let_go(done)
+        self._session.wake_up()
 
     def next_batch(self) -> bytes | None:
         """The payload of one batch; None when nothing is ready."""
@@ -254,7 +295,8 @@ class Outflow:
     @property
     def in_flight_count(self) -> int:
         """Messages sent and not settled."""
-        return len(self._out) if self.is_shared else sum(len(one[2]) for one in self._batches)
+        counted = len(self._out) if self.is_shared else sum(len(one[2]) for one in self._batches)
+        return counted + self._foreign_count
 
     @property
     def held_bytes(self) -> int:
@@ -271,8 +313,11 @@ class Outflow:
 
     # Ending
 
-    def end(self) -> None:
-        """The connection is gone: put back what was not sent; what was sent waits for the far side's statement."""
+    def end(self, taken: list[Delivery] | None = None) -> None:
+        """The connection is gone: put back what was not sent; what was sent waits for the far side's statement.
+
+        `taken`: what was handed over by `take` and not settled.
+        """
         broker = self._session.broker
         subscription = self._subscription
         self._subscription = None
@@ -289,11 +334,13 @@ class Outflow:
         else:
             sent = [one for _, _, run in self._batches for one in run]
             self._batches.clear()
+        sent += taken or []
+        self._foreign_count = 0
         # At most once: nobody knows whether it has arrived.
         transient = [one for one in sent if not one.is_stored]
         stored = [one for one in sent if one.is_stored]
         broker.acknowledge(transient)
-        if self.is_shared and not self.queue.is_deleted:
+        if self.is_shared and self._is_exact and not self.queue.is_deleted:
             self.linked.keep_doubt({place_of(one): one for one in stored})
             broker.release(unsent)
         else:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from broker.core.broker import Broker
 
 
 class Identity(Protocol):
@@ -43,5 +46,23 @@ Authenticate = Callable[[str, str, DN | None], Login]
 """From user, password and certificate subject; user empty: the certificate counts."""
 Wake = Callable[[Any], None]
 """Has a session's turn ended (session.base)."""
+
+
+class Sender(Protocol):
+    """The session of an outflow, as it needs it."""
+
+    name: str
+    window_bytes: int
+    far_reason: str
+
+    @property
+    def broker(self) -> Broker: ...
+
+    def send(self, kind: int, value: object) -> None: ...
+    def say(self, text: str) -> None: ...
+    def wake_up(self) -> None: ...
+    def stream_ended(self, number: int, text: str) -> None: ...
+
+
 LINK_TAGS = ("link", "administrator")
 """Who may open a link: what they say of origins is believed."""

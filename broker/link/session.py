@@ -26,6 +26,7 @@ from broker.link.streams import accept, describe_open, open_near
 
 if TYPE_CHECKING:
     from broker.clock import Clock
+    from broker.core.broker import Broker
     from broker.link.ports import DN, Authenticate, Identity, Login, Wake
     from broker.link.settings import LinkSettings
     from broker.link.table import LinkTable
@@ -60,7 +61,7 @@ class LinkSession:
         peer: str = "",
     ) -> None:
         self.table = table
-        self.broker = table.broker
+        self.broker: Broker = table.broker
         self.clock = clock
         self.settings = settings
         self.is_dialer = settings is not None

@@ -116,7 +116,8 @@ def _declaration(vhost: Vhost, stream: Stream, name: str) -> dict[str, Any]:
     return {"kind": exchange.kind, "arguments": exchange.definition()["arguments"]}
 
 
-def _declare_exchange(vhost: Vhost, name: str, declared: dict[str, Any]) -> None:
+def declare_exchange(vhost: Vhost, name: str, declared: dict[str, Any]) -> None:
+    """Make an exchange if it is not there, as it is declared at the other end; raises BrokerError."""
     if name in vhost.exchanges:
         return
     address = vhost.addresses.match_exchange(name)
@@ -131,7 +132,7 @@ def _declare_exchange(vhost: Vhost, name: str, declared: dict[str, Any]) -> None
 
 def _declare_target(vhost: Vhost, stream: Stream, declared: dict[str, Any]) -> None:
     if stream.kind == "exchange":
-        _declare_exchange(vhost, stream.target, declared)
+        declare_exchange(vhost, stream.target, declared)
     elif stream.target not in vhost.queues:
         vhost.declare_queue(stream.target, durable=True)
 
@@ -152,7 +153,7 @@ def _sent_queue(
             vhost.declare_queue(stream.source, durable=True)
         linked = table.link_queue(vhost, stream.source, session.key, is_shared=True)
     else:
-        _declare_exchange(vhost, stream.source, declared)
+        declare_exchange(vhost, stream.source, declared)
         name = buffer_name(puller, session.name, stream.source)
         if name not in vhost.queues:
             arguments: dict[str, Any] = {}

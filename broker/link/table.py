@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from broker.link import demand
 from broker.link.cursor import CursorTable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from broker.core.broker import Broker
     from broker.core.vhost import Vhost
     from broker.link.demand import Entries
+    from broker.link.foreign import ForeignSession
     from broker.link.session import LinkSession
     from broker.link.settings import Stream
 
@@ -42,7 +43,7 @@ class LinkTable:
         self.origins = OriginTable()
         # By vhost, queue and link: several links may share a queue.
         self.linked: dict[tuple[str, str, str], LinkedQueue] = {}
-        self.sessions: dict[tuple[bytes, str, bool], LinkSession] = {}
+        self.sessions: dict[tuple[bytes, str, bool], LinkSession | ForeignSession] = {}
         self.demand_version = 0
         self._sequence = 0
         self._sequence_end = 0
@@ -159,7 +160,7 @@ class LinkTable:
 
     # Sessions
 
-    def enter(self, session: LinkSession) -> None:
+    def enter(self, session: LinkSession | ForeignSession) -> None:
         """A session has logged in; one that it replaces ends first, so that no two send the same queue."""
         key = (session.peer_id, session.name, session.is_dialer)
         before = self.sessions.get(key)
@@ -167,7 +168,7 @@ class LinkTable:
             before.replaced()
         self.sessions[key] = session
 
-    def leave(self, session: LinkSession) -> None:
+    def leave(self, session: LinkSession | ForeignSession) -> None:
         """A session has ended."""
         key = (session.peer_id, session.name, session.is_dialer)
         if self.sessions.get(key) is session:
@@ -177,7 +178,7 @@ class LinkTable:
         """The accepted session that another connection wants to join."""
         for session in self.sessions.values():
             if session.token == token and not session.is_dialer and not session.is_closing:
-                return session
+                return cast("LinkSession", session)
         return None
 
     def look(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from broker.link.foreign import Arrivals, ForeignSession
     from broker.link.inflow import Inflow
     from broker.link.linked import LinkedQueue
     from broker.link.outflow import Outflow
@@ -77,7 +78,9 @@ def _away(key: str, queues: list[LinkedQueue], now_ms: int) -> dict[str, Any]:
     }
 
 
-def _session(session: LinkSession, now_ms: int, idle: list[LinkedQueue]) -> dict[str, Any]:
+def _session(
+    session: LinkSession | ForeignSession, now_ms: int, idle: list[LinkedQueue]
+) -> dict[str, Any]:
     streams = [_outflow(one, now_ms) for one in session.outflows.values()]
     streams += [_inflow(one) for one in session.inflows.values()]
     streams += [_waiting(one, now_ms) for one in idle]
@@ -139,7 +142,7 @@ def _outflow(flow: Outflow, now_ms: int) -> dict[str, Any]:
     }
 
 
-def _inflow(flow: Inflow) -> dict[str, Any]:
+def _inflow(flow: Inflow | Arrivals) -> dict[str, Any]:
     return {
         "stream": flow.name,
         "sends": False,

@@ -28,6 +28,7 @@ from broker.session.sasl import CertificateLogin, Credentials, PasswordLogin
 
 if TYPE_CHECKING:
     from broker.core.broker import Broker
+    from broker.link.foreign import ForeignSession
     from broker.link.ports import DN, Authenticate, Login
     from broker.net.turn import Turn
     from broker.session.auth import Accounts
@@ -52,7 +53,7 @@ class Dial:
 
     def __init__(self, links: Links, settings: LinkSettings) -> None:
         self.settings = settings
-        self.session: LinkSession | None = None
+        self.session: LinkSession | ForeignSession | None = None
         self.last_error = ""
         self.failing_since_ms = 0
         self.attempt_count = 0
@@ -89,15 +90,27 @@ class Dial:
             self._ended(f"{host}:{port}: {error}")
 
     def _make_session(self, peer: str, is_loopback: bool, wake: Wake) -> Session:
-        self.session = LinkSession(
-            self._links.table,
-            self._links.table.broker.clock,
-            wake,
-            secrets.token_bytes(TOKEN_BYTES),
-            settings=self.settings,
-            on_ended=self._ended,
-            peer=peer,
-        )
+        table = self._links.table
+        clock = table.broker.clock
+        settings = self.settings
+        if settings.protocol == "amqp":
+            from broker.link.foreign_amqp import AmqpLink
+
+            self.session = AmqpLink(table, clock, wake, settings, self._ended, peer)
+        elif settings.protocol == "stomp":
+            from broker.link.foreign_stomp import StompLink
+
+            self.session = StompLink(table, clock, wake, settings, self._ended, peer)
+        else:
+            self.session = LinkSession(
+                table,
+                clock,
+                wake,
+                secrets.token_bytes(TOKEN_BYTES),
+                settings=settings,
+                on_ended=self._ended,
+                peer=peer,
+            )
         return self.session
 
     def _not_connected(self, reason: str) -> None:
@@ -132,10 +145,11 @@ class Dial:
             self._has_strands = True
             self.up_count += 1
             wanted = self.settings.connections
-            if not wanted:
+            if isinstance(session, LinkSession) and not wanted:
                 wanted = STRANDS_OF_LONG if session.round_trip_ms >= LONG_MS else 1
-            for _ in range(wanted - 1):
-                self._open_strand(session)
+            if isinstance(session, LinkSession):
+                for _ in range(wanted - 1):
+                    self._open_strand(session)
         if session.refused_at and now >= session.refused_at + RETRY_REFUSED_SECONDS:
             session.fail(session.last_error or "a stream was refused", is_told=False)
 

@@ -1,0 +1,189 @@
+"""Links to brokers that are not ours: RabbitMQ over AMQP and over STOMP, both directions, cut and restarted.
+
+ActiveMQ and Artemis: started by hand, and named in GRIDMSG_ACTIVEMQ or GRIDMSG_ARTEMIS as HOST:PORT of their STOMP listener
+(no login); the tests for them are skipped without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+
+from tests.interop.test_links import PERSISTENT, Proxy, api, depth, drain, links, wait_until
+from tests.support.rabbitmq import RabbitMq
+from tests.support.site import Site
+
+
+@pytest.fixture(scope="module")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMq]:
+    node = RabbitMq(tmp_path_factory.mktemp("rabbit") / "node", {})
+    node.start()
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path / "site", '[broker]\nname = "near"\n')
+    yield made
+    for words in list(made.processes):
+        made.kill(*words.split())
+
+
+def on_port(port: int) -> Any:
+    return pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", port)).channel()
+
+
+def start(site: Site, port: int, protocol: str, streams: str, name: str = "far") -> None:
+    site.config.write_text(
+        f'[broker]\nname = "near"\n[[link]]\nname = "{name}"\nprotocol = "{protocol}"\n'
+        f'address = ["127.0.0.1:{port}"]\nretry = 0.1\nretry-max = 0.5\nheart-beat = 2\n{streams}\n'
+    )
+    site.start_broker()
+    site.wait_for_port(5672)
+
+
+def is_up(site: Site) -> bool:
+    rows = links(site)
+    return bool(rows) and rows[0]["state"] == "up"
+
+
+@pytest.mark.parametrize("protocol", ["amqp", "stomp"])
+def test_queues_both_ways(rabbit: RabbitMq, site: Site, protocol: str) -> None:
+    far = on_port(rabbit.amqp_port)
+    here, there = f"out-{protocol}", f"in-{protocol}"
+    for name in (here, there):
+        far.queue_declare(name, durable=True)
+    port = rabbit.amqp_port if protocol == "amqp" else rabbit.stomp_port
+    start(site, port, protocol, f'push-queues = ["{here}"]\npull-queues = ["{there}"]')
+    near = on_port(site.port(5672))
+    wait_until(lambda: is_up(site), "the link", site)
+    for number in range(300):
+        properties = pika.BasicProperties(
+            delivery_mode=2, headers={"number": str(number)}, content_type="text/plain"
+        )
+        near.basic_publish("", here, b"%d" % number, properties)
+        far.basic_publish("", there, b"%d" % number, properties)
+    wait_until(lambda: depth(far, here) == 300 and depth(near, there) == 300, "arrival", site)
+    wait_until(lambda: depth(far, there) == 0 and depth(near, here) == 0, "settling", site)
+    for channel, queue in ((far, here), (near, there)):
+        _, properties, body = channel.basic_get(queue)
+        assert (body, properties.headers["number"]) == (b"0", "0")
+        assert (properties.delivery_mode, properties.content_type) == (2, "text/plain")
+    (row,) = links(site)
+    assert "RabbitMQ" in row["peer"]
+    assert row["duplicates"] == 0
+
+
+def test_exchanges_both_ways_follow_demand_and_do_not_circle(rabbit: RabbitMq, site: Site) -> None:
+    far = on_port(rabbit.amqp_port)
+    far.exchange_declare("news", "topic", durable=True)
+    far.queue_declare("far-inbox", durable=True)
+    far.queue_bind("far-inbox", "news", "#")
+    start(site, rabbit.amqp_port, "amqp", 'push-exchanges = ["news"]\npull-exchanges = ["news"]')
+    near = on_port(site.port(5672))
+    wait_until(lambda: is_up(site), "the link", site)
+    near.queue_declare("inbox", durable=True)
+    near.queue_bind("inbox", "news", "wanted.#")
+    time.sleep(0.5)
+    far.basic_publish("news", "wanted.x", b"from far", PERSISTENT)
+    far.basic_publish("news", "other", b"not wanted", PERSISTENT)
+    near.basic_publish("news", "wanted.y", b"from near", PERSISTENT)
+    wait_until(lambda: depth(near, "inbox") >= 2 and depth(far, "far-inbox") >= 3, "arrival", site)
+    time.sleep(0.5)
+    assert drain(near, "inbox") == {b"from far": 1, b"from near": 1}
+    assert drain(far, "far-inbox") == {b"from far": 1, b"from near": 1, b"not wanted": 1}
+    received = [one for one in links(site)[0]["streams"] if not one["sends"]]
+    assert received[0]["circled"] == 1
+
+
+@pytest.mark.parametrize("is_push", [True, False], ids=["push", "pull"])
+def test_cuts_and_kills_lose_nothing(rabbit: RabbitMq, site: Site, is_push: bool) -> None:
+    """Doubles are possible, and counted."""
+    proxy = Proxy(rabbit.amqp_port)
+    queue = f"cut-{'push' if is_push else 'pull'}"
+    far = on_port(rabbit.amqp_port)
+    far.queue_declare(queue, durable=True)
+    start(site, proxy.port, "amqp", f'{"push" if is_push else "pull"}-queues = ["{queue}"]')
+    confirmed: set[bytes] = set()
+    try:
+        number = 0
+        for round in range(4):
+            port = site.port(5672) if is_push else rabbit.amqp_port
+            source = on_port(port)
+            source.confirm_delivery()
+            source.queue_declare(queue, durable=True)
+            with contextlib.suppress(pika.exceptions.AMQPError):
+                for _ in range(100):
+                    body = b"%d-" % number + b"y" * 300
+                    number += 1
+                    source.basic_publish("", queue, body, PERSISTENT)
+                    confirmed.add(body)
+                    if number % 30 == 0:
+                        proxy.cut()
+            if round == 1:
+                site.kill("broker", "run")
+                site.start_broker()
+                site.wait_for_port(5672)
+        target = on_port(rabbit.amqp_port if is_push else site.port(5672))
+        found: Counter[bytes] = Counter()
+
+        def is_all() -> bool:
+            found.update(drain(target, queue))
+            return confirmed <= set(found)
+
+        wait_until(is_all, "arrival", site, timeout_s=60)
+        doubled = sum(count - 1 for count in found.values())
+        assert doubled < len(confirmed)
+    finally:
+        proxy.close()
+
+
+def test_a_far_side_that_goes_and_comes_back(rabbit: RabbitMq, site: Site) -> None:
+    """What is published meanwhile waits, the state says why, and all of it arrives."""
+    start(site, rabbit.amqp_port, "amqp", 'push-queues = ["waits"]')
+    near = on_port(site.port(5672))
+    wait_until(lambda: is_up(site), "the link", site)
+    rabbit.end(signal.SIGKILL)
+    wait_until(lambda: links(site)[0]["state"] == "failing", "the outage", site)
+    for number in range(50):
+        near.basic_publish("", "waits", b"%d" % number, PERSISTENT)
+    wait_until(lambda: links(site)[0]["backlog"] == 50, "the backlog", site)
+    assert links(site)[0]["last_error"]
+    rabbit.start()
+    far = on_port(rabbit.amqp_port)
+    wait_until(lambda: depth(near, "waits") == 0, "the move", site, timeout_s=60)
+    wait_until(lambda: depth(far, "waits") == 50, "arrival", site)
+    assert api(site, "links")[0]["state"] == "up"
+
+
+@pytest.mark.parametrize("peer", ["activemq", "artemis"])
+def test_activemq_and_artemis_both_ways(site: Site, peer: str) -> None:
+    """What is pushed to a queue there comes back by pulling it into another one here."""
+    address = os.environ.get(f"GRIDMSG_{peer.upper()}")
+    if address is None:
+        pytest.skip(f"set GRIDMSG_{peer.upper()}=HOST:PORT of a running {peer}'s STOMP listener")
+    port = int(address.rpartition(":")[2])
+    queue = f"there{os.getpid()}"
+    start(
+        site, port, "stomp", f'push-queues = ["out => {queue}"]\npull-queues = ["{queue} => back"]'
+    )
+    near = on_port(site.port(5672))
+    wait_until(lambda: is_up(site), "the link", site)
+    for number in range(500):
+        properties = pika.BasicProperties(delivery_mode=2, headers={"number": str(number)})
+        near.basic_publish("", "out", b"%d" % number, properties)
+    wait_until(lambda: depth(near, "back") >= 500, "the way there and back", site, timeout_s=60)
+    _, properties, body = near.basic_get("back", auto_ack=True)
+    assert (properties.headers["number"], body) == ("0", b"0")
+    found = drain(near, "back")
+    assert set(found) == {b"%d" % number for number in range(1, 500)}
