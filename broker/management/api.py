@@ -123,20 +123,38 @@ def site(
 
 
 class BoundedRequest(Request):
-    """A request whose body is refused beyond BODY_BYTES_MAX while it arrives."""
+    """A request whose body is taken only if it says how long it is, at most BODY_BYTES_MAX, and comes with a login.
 
-    _taken_bytes = 0
+    Chunks, which no client of the API needs, cost the reader more than the sender.
+    """
 
-    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
-        self._taken_bytes += len(data)
-        if self._taken_bytes <= BODY_BYTES_MAX:
-            super().handleContentChunk(data)  # type: ignore[no-untyped-call]
-        elif self._taken_bytes - len(data) <= BODY_BYTES_MAX and self.channel is not None:
+    _is_refused = False
+
+    def gotLength(self, length: int | None) -> None:  # noqa: N802 - Twisted's name
+        super().gotLength(0 if length is None else min(length, BODY_BYTES_MAX))  # type: ignore[no-untyped-call]
+        if length is None:
+            self._refuse(b"411 Length Required")
+        elif length > BODY_BYTES_MAX:
+            self._refuse(b"413 Content Too Large")
+        elif length > 0 and self.getHeader("authorization") is None:
+            self._refuse(b'401 Unauthorized\r\nWWW-Authenticate: Basic realm="gridmsg"')
+
+    def _refuse(self, status: bytes) -> None:
+        self._is_refused = True
+        if self.channel is not None:
             transport: Any = self.channel.transport
             transport.write(
-                b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+                b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             )
             transport.loseConnection()
+
+    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        if not self._is_refused:
+            super().handleContentChunk(data)  # type: ignore[no-untyped-call]
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:  # noqa: N802 - Twisted's name
+        if not self._is_refused:
+            super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
 
 
 @final

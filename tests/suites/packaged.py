@@ -30,7 +30,7 @@ from tests.support.site import ROOT, Site
 
 VERSIONS = {"kombu": "5.7.0", "celery": "5.7.0"}
 REQUIREMENTS = [
-    "kombu==5.7.0", "celery==5.7.0", "pytest", "pytest-rerunfailures", "pytest-timeout",
+    "kombu==5.7.0", "celery==5.7.0", "pytest", "pytest-rerunfailures", "pytest-timeout", "pytest-mock",
     "twisted", "tornado", "gevent", "docopt", "websocket-client",
 ]  # fmt: skip
 STOMP_TESTS = ("basic", "s10", "s11", "s12", "ss", "threading", "context", "misc", "nonascii")
@@ -212,9 +212,7 @@ class Runner:
                 "RABBITMQ_5672_TCP": port,
             }
             plugin = ["-p", "tls_of_kombu"] if there.environment else []
-            return self.pytest(
-                source, environment, *plugin, "-E", "py-amqp", "t/integration/test_py_amqp.py"
-            )
+            return self.pytest(source, environment, *plugin, "t/integration/test_py_amqp.py")
         if suite == "pika":
             for file in (source / "tests").rglob("*.py"):
                 file.write_text(file.read_text().replace("5672", str(there.amqp_port)))

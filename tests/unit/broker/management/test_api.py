@@ -179,3 +179,22 @@ def test_a_caller_who_left_is_not_answered():
     promise.end_turn(1)
     promise.on_durable(1)
     assert transport.value() == b""
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"Content-Length: 5\r\n", b"401 Unauthorized"),
+        (b"Content-Length: 4000000000\r\nAuthorization: Basic x\r\n", b"413 Content Too Large"),
+        (b"Transfer-Encoding: chunked\r\nAuthorization: Basic x\r\n", b"411 Length Required"),
+    ],
+    ids=["no login", "too long", "chunks"],
+)
+def test_a_body_that_is_refused_before_it_comes(management, head, status):
+    """Nobody without a login makes the broker keep a body; chunks cost the reader more than the sender."""
+    transport = management.raw(b"PUT /api/users/x HTTP/1.1\r\nHost: t\r\n" + head + b"\r\n")
+    assert transport.value().startswith(b"HTTP/1.1 " + status + b"\r\n")
+    assert transport.disconnecting
+    before = transport.value()
+    management.last_protocol.dataReceived(b"5\r\nxxxxx\r\n0\r\n\r\n")
+    assert transport.value() == before

@@ -1,0 +1,285 @@
+"""Who attacks from outside before it has logged in: floods, silence, too many connections, old TLS.  The broker goes on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.secure import SecureBroker
+from tests.support.site import ROOT, Site
+
+stomp = pytest.importorskip("stomp")
+pytestmark = pytest.mark.interop
+
+WAIT = 60
+FILES = 300
+LOGIN_SECONDS = 1.0
+MIB = 1 << 20
+
+
+class Attacked(Site):
+    """A broker with few open files, small segments, and little time to log in."""
+
+    def __init__(self, folder: Path) -> None:
+        limits = f"\n[listener.limits]\nlogin-timeout = {LOGIN_SECONDS}\n"
+        super().__init__(folder, '[store]\nsegment-size = "1MiB"\n')
+        rows = "".join(
+            f'[[listener]]\nprotocol = "{protocol}"\n{limits}'
+            for protocol in ("stomp", "amqp", "websocket", "management")
+        )
+        self.config.write_text(self.config.read_text() + rows)
+        with (folder / "broker.log").open("ab") as out:
+            # Few files for good: a broker takes what the hard limit allows.
+            self.processes["broker run"] = subprocess.Popen(
+                [
+                    "sh",
+                    "-c",
+                    f'ulimit -n {FILES} && exec "$@"',
+                    "sh",
+                    *self.command("broker", "run"),
+                ],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+            )
+        for port in (61613, 5672, 15674, 15672):
+            self.wait_for_port(port)
+
+    def connect(self, port: int) -> socket.socket:
+        made = socket.create_connection(("127.0.0.1", self.port(port)), WAIT)
+        made.settimeout(WAIT)
+        return made
+
+    def memory_bytes(self) -> int:
+        pid = self.processes["broker run"].pid
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    made = Attacked(tmp_path_factory.mktemp("attacked"))
+    try:
+        yield made
+        assert made.processes["broker run"].poll() is None, made.logs()
+        log = (made.folder / "broker.log").read_text()
+        assert "Traceback" not in log and "CRITICAL" not in log, made.logs()
+    finally:
+        made.close()
+
+
+class Receipts(stomp.ConnectionListener):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_receipt(self, frame: object) -> None:
+        self.count += 1
+
+
+def publish(site: Attacked, count: int) -> None:
+    """Persistent messages of 100 KB, each confirmed."""
+    client = stomp.Connection12([("127.0.0.1", site.port(61613))], reconnect_attempts_max=1)
+    receipts = Receipts()
+    client.set_listener("receipts", receipts)
+    client.connect("guest", "guest", wait=True)
+    for number in range(count):
+        client.send("/queue/attacked", b"x" * 100_000, receipt=str(number), persistent="true")
+    deadline = time.monotonic() + WAIT
+    while receipts.count < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert receipts.count == count, site.logs()
+    client.disconnect()
+
+
+def ended(peer: socket.socket) -> bytes:
+    """What comes until the broker ends the connection."""
+    said = b""
+    try:
+        while piece := peer.recv(65536):
+            said += piece
+    except ConnectionError:
+        pass
+    return said
+
+
+def flood(peer: socket.socket, piece: bytes, total_bytes: int) -> None:
+    """Send until it is enough or the broker has had enough."""
+    sent = 0
+    try:
+        while sent < total_bytes:
+            peer.sendall(piece)
+            sent += len(piece)
+    except OSError:
+        pass
+
+
+def test_more_connections_than_open_files(site: Attacked) -> None:
+    """They are closed at once; the store still gets its files, and who has logged in goes on."""
+    client = stomp.Connection12([("127.0.0.1", site.port(61613))])
+    client.connect("guest", "guest", wait=True)
+    idle = [site.connect((15672, 61613, 5672, 15674)[number % 4]) for number in range(FILES + 50)]
+    # More than one segment of one MiB.
+    receipts = Receipts()
+    client.set_listener("receipts", receipts)
+    for number in range(30):
+        client.send("/queue/attacked", b"x" * 100_000, receipt=str(number), persistent="true")
+    deadline = time.monotonic() + WAIT
+    while receipts.count < 30 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert receipts.count == 30, site.logs()
+    log = (site.folder / "broker.log").read_text()
+    assert "connections are open, what the system allows (ulimit -n)" in log
+    assert log.count("what the system allows") < 20
+    for one in idle:
+        one.close()
+    client.disconnect()
+    deadline = time.monotonic() + WAIT
+    while True:
+        try:
+            publish(site, 1)
+        except stomp.exception.ConnectFailedException:
+            assert time.monotonic() < deadline, site.logs()
+            time.sleep(0.1)
+        else:
+            break
+
+
+@pytest.mark.parametrize("port", [61613, 5672, 15674])
+@pytest.mark.parametrize("begin", [b"", b"C", b"A", b"\n"], ids=["nothing", "C", "A", "newline"])
+def test_silence_ends_when_the_time_to_log_in_is_over(
+    site: Attacked, port: int, begin: bytes
+) -> None:
+    peer = site.connect(port)
+    peer.sendall(begin)
+    began = time.monotonic()
+    ended(peer)
+    assert time.monotonic() - began >= LOGIN_SECONDS * 0.5 or begin
+
+
+FLOODS = {
+    "stomp command": (61613, b"", b"A"),
+    "stomp headers": (61613, b"CONNECT\n", b"a:b\n"),
+    "stomp one header": (61613, b"CONNECT\na:", b"b"),
+    "stomp body": (61613, b"CONNECT\ncontent-length:100000000\n\n", b"x"),
+    "stomp body without an end": (61613, b"CONNECT\n\n", b"x"),
+    "stomp newlines": (61613, b"", b"\n"),
+    "amqp nothing": (5672, b"", b"x"),
+    "amqp frame": (5672, b"AMQP\0\0\x09\x01" + struct.pack(">BHI", 1, 0, (1 << 32) - 1), b"x"),
+    "amqp heart-beats": (5672, b"AMQP\0\0\x09\x01", b"\x08\0\0\0\0\0\0\xce"),
+    "websocket headers": (15674, b"GET /ws HTTP/1.1\r\n", b"A: b\r\n"),
+    "websocket one header": (15674, b"GET /ws HTTP/1.1\r\nA: ", b"b"),
+    "http headers": (15672, b"GET / HTTP/1.1\r\n", b"A: b\r\n"),
+    "http one header": (15672, b"GET / HTTP/1.1\r\nA: ", b"b"),
+    "http line": (15672, b"GET /", b"a"),
+    "http body": (
+        15672, b"PUT /api/users/x HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000000\r\n\r\n", b"x"
+    ),
+    "http chunks": (
+        15672,
+        b"PUT /api/users/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"4\r\nxxxx\r\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_floods_before_the_login_end_or_are_thrown_away(site: Attacked, name: str) -> None:
+    port, begin, piece = FLOODS[name]
+    publish(site, 1)
+    before = site.memory_bytes()
+    peer = site.connect(port)
+    peer.sendall(begin)
+    flood(peer, piece * (65536 // len(piece)), 64 * MIB)
+    assert site.memory_bytes() - before < 24 * MIB
+    publish(site, 1)
+    peer.close()
+
+
+def test_tables_in_tables_before_the_login(site: Attacked) -> None:
+    """As deep as the largest frame before the login allows."""
+    table = b""
+    while len(table) < 7900:
+        table = b"\1aF" + struct.pack(">I", len(table)) + table
+    arguments = struct.pack(">I", len(table)) + table + b"\5PLAIN" + bytes(4) + b"\5en_US"
+    payload = struct.pack(">HH", 10, 11) + arguments
+    peer = site.connect(5672)
+    frame = struct.pack(">BHI", 1, 0, len(payload)) + payload + b"\xce"
+    peer.sendall(b"AMQP\0\0\x09\x01" + frame)
+    ended(peer)
+    publish(site, 1)
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
+    made = SecureBroker(tmp_path_factory.mktemp("attacked-tls"))
+    try:
+        yield made
+        assert "Traceback" not in made.log.read_text()
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("protocol", ["stomp", "amqp", "websocket", "management"])
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+def test_old_tls_is_refused_with_a_line(secure: SecureBroker, protocol: str, version: str) -> None:
+    context = secure.certificates.context()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        context.maximum_version = getattr(ssl.TLSVersion, version)
+        context.minimum_version = getattr(ssl.TLSVersion, version)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    raw = socket.create_connection(("127.0.0.1", secure.secure_port(protocol)), WAIT)
+    our_port = raw.getsockname()[1]
+    with raw, pytest.raises((ssl.SSLError, ConnectionResetError)):
+        context.wrap_socket(raw, server_hostname="localhost")
+    wanted = f"{protocol} listener: TLS with 127.0.0.1:{our_port} refused: its TLS is older than"
+    assert secure.logged(wanted) == 1
+
+
+def test_renegotiation_is_refused(secure: SecureBroker) -> None:
+    """A client that asks for handshake after handshake gets none but the first."""
+    ossl = pytest.importorskip("OpenSSL.SSL")
+    context = ossl.Context(ossl.TLS_CLIENT_METHOD)
+    context.set_max_proto_version(ossl.TLS1_2_VERSION)
+    raw = socket.create_connection(("127.0.0.1", secure.secure_port("stomp")), WAIT)
+    raw.settimeout(None)
+    peer = ossl.Connection(context, raw)
+    peer.set_connect_state()
+    peer.do_handshake()
+    assert peer.get_protocol_version_name() == "TLSv1.2"
+    assert peer.total_renegotiations() == 0
+    with pytest.raises(ossl.Error):
+        assert peer.renegotiate()
+        for _ in range(10):
+            peer.do_handshake()
+            peer.send(b"\n")
+            if not peer.renegotiate_pending():
+                pytest.fail("the broker has renegotiated")
+    raw.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="modes of files as on Linux")
+def test_a_key_that_others_may_read_is_told(tmp_path: Path) -> None:
+    broker = SecureBroker(tmp_path)
+    try:
+        assert "may be read by others" not in broker.log.read_text()
+        broker.stop("broker", "run")
+        broker.certificates.host.key.chmod(0o644)
+        broker.start_secure()
+        assert broker.logged(r"localhost\.key may be read by others \(mode 644\): chmod 600 it")
+    finally:
+        broker.close()
