@@ -2,7 +2,7 @@
 
 Orders: `{"path": NAME, "set": {FIELD: VALUE}}`, `{"path": NAME, "cut": "silent" | "reset"}`, `{"path": NAME, "mend": true}`,
 `{"stats": true}`.  A relay answers `stats` with one line and ends when its input ends.  Both relays obey this, so that an
-experiment is the same over either.  Tests: tests/unit/bench/lab/test_orders.py.
+experiment is the same over either.  Tests: tests/unit/bench/lab/test_packets.py.
 """
 
 from __future__ import annotations

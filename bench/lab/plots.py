@@ -1,7 +1,7 @@
 """Plots of a run's result, with matplotlib: rates, latency, lag of links, backlog, memory, processor.
 
 Returns PNG bytes by name; without matplotlib (extra `plot`) there are none, and the report says so.
-Tests: tests/unit/bench/lab/test_report.py.
+Tests: tests/interop/test_lab_plots.py.
 """
 
 from __future__ import annotations
