@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from broker.standby import LOOK_SECONDS, Phase, Standby
@@ -76,7 +77,7 @@ class Failover:
         self._watchdog: Watchdog | None = None
         self._is_asked = False
         self._prod_store: Callable[[], None] = _nothing
-        self._last_said = ""
+        self._last_said: dict[int, str] = {}
         self.machine = Standby(terms.duration_seconds, terms.drift)
         self.lease: Lease | None = None
 
@@ -104,8 +105,9 @@ class Failover:
             try:
                 lease = self._look_once()
             except (OSError, StoreError) as error:
-                self._say(logging.ERROR, f"the lease cannot be read or claimed: {error}")
-                self.machine.missed(str(error))
+                text = _reason(error)
+                self._say(logging.ERROR, f"the lease cannot be read or claimed: {text}")
+                self.machine.missed(text)
                 continue
             except Exception as error:
                 # A standby that has ceased to look would stand by for ever: better one that is started anew.
@@ -140,9 +142,9 @@ class Failover:
         return lease
 
     def _say(self, level: int, text: str) -> None:
-        """Log what changed, not every look."""
-        if text != self._last_said:
-            self._last_said = text
+        """Log what changed, not every look: what is seen and what fails are told apart, as they may take turns."""
+        if text != self._last_said.get(level):
+            self._last_said[level] = text
             log.log(level, "%s", text)
 
     def _hold(self, lease: Lease) -> None:
@@ -291,6 +293,13 @@ class Failover:
             "left_seconds": round(lease.valid_until - now, 2),
             "slowest_renewal_seconds": round(lease.slowest_seconds, 4),
         }
+
+
+def _reason(error: OSError | StoreError) -> str:
+    """What failed, without the name of a claim's draft, which is another each time."""
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
+        return f"{error.strerror}: {Path(error.filename).parent}"
+    return str(error)
 
 
 def _nothing() -> None:

@@ -300,14 +300,14 @@ def test_failovers_in_a_row_lose_nothing_confirmed(tmp_path, locker_config):
         load = Load(pair, has_consumer=True)
         pair.is_kept = True
         for kind in faults.order(FAILOVERS):
-            victim, heir = pair.roles(60)
+            victim, heir = pair.roles()
             load.wait_for_confirms(5)
             time.sleep(dice.random() * 0.2)
             since = time.monotonic()
             with faults.kinds[kind](victim):
-                pair.active(60, besides=victim)
+                pair.active(besides=victim)
                 gaps.setdefault(kind, []).append(load.wait_for_delivery(heir.stomp, since))
-        pair.roles(60)
+        pair.roles()
         confirmed = load.account()
         # On a machine too busy to renew in a second there are more ownerships than failovers we caused.
         epochs = len(pair.lease_files())

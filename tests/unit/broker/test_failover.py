@@ -108,3 +108,27 @@ def test_a_standby_that_cannot_look_any_more_ends_itself(monkeypatch):
     standby._contend()
     assert len(looks) == 3 and "a fault" in ended[0]
     assert standby.machine.reason == "[Errno 5] Input/output error"
+
+
+def test_what_fails_again_and_again_is_said_once(monkeypatch, caplog):
+    """Nobody is active and nobody can claim: the claim's draft has another name each time."""
+    monkeypatch.setattr("broker.failover.LOOK_SECONDS", 0.0)
+    looks = []
+
+    class Unwritable:
+        def look(self):
+            looks.append(1)
+            if len(looks) > 20:
+                standby._stopping.set()
+            return Sight(0, None, False, 0.0, 0.0)
+
+        def claim(self, sight):
+            raise PermissionError(1, "Operation not permitted", f"/store/lease/claim-{len(looks)}")
+
+    standby = Failover(Unwritable(), Terms(), None, None, None, None, None)
+    with caplog.at_level("INFO"):
+        standby._contend()
+    assert [record.getMessage() for record in caplog.records] == [
+        "standby: epoch 0: never owned",
+        "the lease cannot be read or claimed: Operation not permitted: /store/lease",
+    ]
