@@ -115,6 +115,19 @@ def peek(queue: Queue, count_max: int) -> list[tuple[int, Message, int]]:
     return found
 
 
+def stored_head(queue: Queue, lane: Lane) -> Message | None:
+    """Look at the first message that lies in the store; None if that cannot be said without reading a window."""
+    if not lane.paged_count:
+        return None
+    rows = waiting(queue, lane, queue.broker.store.read(lane.number, lane.paged_from, 1, 1))
+    if not rows:
+        return None
+    stored = rows[0][1]
+    return Message.from_stored(
+        stored, queue.vhost.destination_of(stored.exchange, stored.routing_key)
+    )
+
+
 def count_bytes(queue: Queue, lane: Lane) -> None:
     """Count the bodies in the store: once after a restart, and only when the queue's bound may be reached."""
     total_bytes, at, left = 0, lane.paged_from, lane.paged_count

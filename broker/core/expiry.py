@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from broker.core.backlog import load
+from broker.core.backlog import load, stored_head
 
 if TYPE_CHECKING:
     from broker.core.delivery import Delivery
@@ -81,6 +81,14 @@ def expire(queue: Queue) -> None:
     next_ms = 0
     queue.is_expiring = False
     for lane in queue.lanes:
+        head = None if lane.ready else stored_head(queue, lane)
+        if head is not None and not has_expired(queue, head):
+            # It stays where it is: a window of each of ten thousand queues would be the whole backlog in memory.
+            if head.expires_at or queue.settings.message_ttl_ms is not None:
+                queue.has_expiry = True
+                at_ms = due_ms(queue, head)
+                next_ms = min(next_ms, at_ms) if next_ms else at_ms
+            continue
         while lane.ready or load(queue, lane):
             if left <= 0:
                 queue.is_expiring = True

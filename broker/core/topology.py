@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from broker.core.broker import Broker
     from broker.core.vhost import Vhost
 
+RESTORED_LOOK_MS: Final = 5
+"""After a start, so long from the look at one queue's stored messages to the next one's."""
 SYSTEM_EXCHANGES: Final = (
     ("", "direct"),
     ("amq.direct", "direct"),
@@ -290,8 +292,9 @@ class Topology(ABC):
             queue.choose().is_grouped = True
         self._add_queue(queue)
         if queue.depth:
-            # What lies in the store may expire: known when its head is read, once all definitions are in.
-            self.broker.watch(queue, self.broker.now_ms + 1)
+            # What lies in the store may expire: known when its head is read, once all definitions are in; one
+            # queue after the other, so that ten thousand of them do not hold up the first consumer.
+            self.broker.watch(queue, self.broker.now_ms + RESTORED_LOOK_MS * len(self.queues))
         return queue
 
     def restore_exchange(self, name: str, made: dict[str, Any]) -> None:

@@ -260,7 +260,8 @@ def find(value, name):
 @pytest.fixture
 def site(tmp_path: Path):
     made = Site(tmp_path / "site", CONFIG)
-    made.start_broker()
+    made.start("broker", "run")
+    made.wait_for_port(61613, WAIT_SECONDS)
     yield made
     made.close()
 

@@ -117,6 +117,27 @@ def test_expiry_acts_within_a_tenth_of_a_second_after_a_restart() -> None:
     assert queue.depth == 0
 
 
+def test_the_look_after_a_restart_brings_no_window_into_memory() -> None:
+    core = Core()
+    core.vhost.declare_queue("q", durable=True)
+    for number in range(50):
+        expiration = "1000" if number == 1 else None
+        core.publish("", "q", b"%d" % number, delivery_mode=2, expiration=expiration)
+    core.turn()
+    queue = core.vhost.queues["q"]
+    queue.lane.ready.clear()
+    queue.lane.paged_count, queue.lane.paged_from, queue.has_expiry = 50, 0, False
+    queue.look_at_ms = 0
+    core.broker.watch(queue, core.broker.now_ms + 1)
+    tick(core, 0.1)
+    assert not queue.lane.ready and queue.depth == 50
+    assert not core.broker.needs_ticks, "its head never expires"
+    tick(core, 2)
+    _, sink = core.subscribe("q")
+    core.turn()
+    assert sink.bodies() == [b"%d" % number for number in range(50) if number != 1]
+
+
 def test_a_queue_expires_when_nobody_uses_it() -> None:
     core = Core()
     core.vhost.declare_queue("q", arguments={"x-expires": 1000})
