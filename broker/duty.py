@@ -17,6 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, final
 
 from broker.failover import Failover, Locker
+from broker.net.checks import Checks
 from broker.net.switch import SwitchFactory
 from broker.server import Server, StartFailed, listen, secured
 from store.errors import Fenced, StoreError
@@ -54,6 +55,8 @@ class Duty:
         self._config = config
         self._reactor = reactor
         self._server: Server | None = None
+        self._checks: Checks | None = None
+        """Logins of the standby's management; its thread begins with the first."""
         self._failover: Failover | None = None
         self._kept: dict[int, Any] = {}
         self._warnings: list[str] = []
@@ -270,6 +273,7 @@ class Duty:
         # Long-lived from here on; the collection before serving has little left to look at.
         gc.collect()
         gc.freeze()
+        gc.enable()
 
     def _load(self, is_all: bool) -> None:
         """Import what the listeners need; management, which no start waits for, only if all is wanted."""
@@ -290,7 +294,12 @@ class Duty:
     def _standby_factory(self, listener: Listener) -> Any:
         from broker.management.standby import standby_site
 
-        return secured(listener, standby_site(self._config.accounts(), self.describe))
+        accounts = self._config.accounts()
+        if self._checks is None:
+            self._checks = Checks(self._reactor.callFromThread)
+        accounts.check_later = self._checks
+        accounts.slow_down(self._reactor.seconds, self._reactor.callLater)
+        return secured(listener, standby_site(accounts, self.describe))
 
     # The guard
 
@@ -366,6 +375,8 @@ class Duty:
         server.stop(self.exit_status == 0, self._finish)
 
     def _finish(self) -> None:
+        if self._checks is not None:
+            self._checks.stop_soon()
         server = self._server
         if server is not None:
             try:

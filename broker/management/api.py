@@ -28,6 +28,7 @@ from broker.management.page import PAGE
 from broker.session.accounts import AccountRegister
 from broker.session.auth import Accounts, Identity, Login
 from broker.session.base import Session
+from broker.session.origin import PROXY_HEADERS, is_own_name, is_own_page
 from broker.session.sasl import PasswordLogin
 
 log = logging.getLogger(__name__)
@@ -470,8 +471,17 @@ def _peer(request: Request) -> str:
 
 
 def _is_loopback(request: Request) -> bool:
+    """Whether a program of this machine asks: no page of elsewhere in one of its browsers, and no proxy for others."""
     host = _host(request)
+    if any(request.getHeader(name) is not None for name in PROXY_HEADERS):
+        return False
+    if not (is_own_name(request.getHeader("host") or "") and is_own_page(_origin(request))):
+        return False
     return host == "::1" or host.startswith("127.") or host == ""
+
+
+def _origin(request: Request) -> str:
+    return request.getHeader("origin") or ""
 
 
 def _is_same_origin(request: Request) -> bool:

@@ -14,10 +14,11 @@ from typing import Any, Final, final
 
 from twisted.web import http
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from broker.errors import AccessRefused
-from broker.session.auth import Accounts
+from broker.session.auth import Accounts, Login
+from broker.session.sasl import PasswordLogin
 
 IDLE_SECONDS: Final = 60
 GAUGES: Final = {
@@ -47,7 +48,7 @@ class StandbyApi(Resource):
         self._accounts = accounts
         self._describe = describe
 
-    def render(self, request: Request) -> bytes:
+    def render(self, request: Request) -> Any:
         """Answer a request; Twisted calls it."""
         request.setHeader(b"Server", b"gridmsg")
         request.setHeader(b"Cache-Control", b"no-store")
@@ -60,9 +61,40 @@ class StandbyApi(Resource):
             return _answer(request, 200, {"status": "ok", "role": role})
         if path == "/health/ready":
             return _answer(request, 503, {"status": "failed", "role": role, **_lease(described)})
-        if not self._is_known(request):
+        host = getattr(request.getClientAddress(), "host", "")
+        is_loopback = host == "::1" or host.startswith("127.") or host == ""
+        if is_loopback and not request.getUser():
+            return self._tell(request, path, described)
+        credentials = PasswordLogin(
+            request.getUser().decode("utf-8", "replace"),
+            request.getPassword().decode("utf-8", "replace"),
+        )
+        port = getattr(request.getClientAddress(), "port", 0)
+        login = self._accounts.authenticate(credentials, is_loopback, f"{host}:{port}")
+        if login.is_settled:
+            return self._entered(request, path, described, login)
+        gone: list[bool] = []
+        request.notifyFinish().addErrback(lambda _: gone.append(True))
+
+        def settled() -> None:
+            if not gone:
+                request.write(self._entered(request, path, described, login))
+                request.finish()
+
+        login.on_settled = settled
+        return NOT_DONE_YET
+
+    def _entered(
+        self, request: Request, path: str, described: dict[str, Any], login: Login
+    ) -> bytes:
+        try:
+            login.identity()
+        except AccessRefused:
             request.setHeader(b"WWW-Authenticate", b'Basic realm="gridmsg"')
             return _answer(request, 401, {"error": "not_authorized", "reason": "a login is needed"})
+        return self._tell(request, path, described)
+
+    def _tell(self, request: Request, path: str, described: dict[str, Any]) -> bytes:
         if path == "/metrics":
             text = "\n".join(_metric_lines(described)) + "\n"
             return _write(request, 200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
@@ -71,21 +103,6 @@ class StandbyApi(Resource):
         if path == "/api/queues":
             return _answer(request, 200, [])
         return _answer(request, 503, {"error": "standby", "reason": _where(described)})
-
-    def _is_known(self, request: Request) -> bool:
-        host = getattr(request.getClientAddress(), "host", "")
-        is_loopback = host == "::1" or host.startswith("127.") or host == ""
-        if is_loopback and not request.getUser():
-            return True
-        try:
-            self._accounts.login(
-                request.getUser().decode("utf-8", "replace"),
-                request.getPassword().decode("utf-8", "replace"),
-                is_loopback,
-            )
-        except AccessRefused:
-            return False
-        return True
 
 
 def _lease(described: dict[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,8 @@ class Connection(Protocol):
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
         is_loopback = not host or host == "::1" or host.startswith("127.")
+        if getattr(transport, "is_foreign", False):
+            is_loopback = False
         self.opened_at_ms = self._broker.now_ms
         self.session = self._make_session(self.peer, is_loopback, self._turn.wake)
         self._turn.add(self.session, self)

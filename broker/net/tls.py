@@ -8,6 +8,7 @@ Tests: tests/unit/broker/net/test_tls.py, tests/interop/test_tls.py.
 from __future__ import annotations
 
 import logging
+import stat
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -88,6 +89,7 @@ def make_context(files: TlsFiles) -> SSL.Context:
     context.set_cipher_list(CIPHERS)
     for file in (files.certificate, files.key, *([files.ca] if files.ca else ())):
         _check_readable(file)
+    _look_at_mode(files.key)
     try:
         context.use_certificate_chain_file(str(files.certificate))
     except SSL.Error:
@@ -129,6 +131,13 @@ def _check_readable(file: Path) -> None:
             pass
     except OSError as error:
         raise TlsFailure(f"{file}: {error.strerror}") from None
+
+
+def _look_at_mode(key: Path) -> None:
+    """Warn of a key that more than its owner and group may read: whoever has it can be us."""
+    mode = stat.S_IMODE(key.stat().st_mode)
+    if mode & 0o007:
+        log.warning("%s may be read by others (mode %o): chmod 600 it", key, mode)
 
 
 def _verified(

@@ -34,6 +34,8 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from zope.interface import implementer
 
+from broker.session.origin import PROXY_HEADERS, is_own_page
+
 if TYPE_CHECKING:
     from broker.net.connection import Connection
     from broker.net.listener import ConnectionFactory
@@ -175,11 +177,16 @@ class WebSocket(Protocol):
             log.warning("websocket: refused a page of %s: not among `origins`", origin[:200])
             self._reject(403, "Pages of this origin may not connect\n")
             return
+        is_proxied = any(
+            name.decode("latin-1") in PROXY_HEADERS for name, _ in request.extra_headers
+        )
+        # Everybody knows guest's password: a page of anywhere, in a browser of this machine, must not be guest.
+        is_foreign = is_proxied or not (is_own_page(origin) or origin in self._limits.origins)
         chosen = next((one for one in SUBPROTOCOLS if one in request.subprotocols), None)
         self.send(AcceptConnection(subprotocol=chosen))
         self._is_open = True
         inner: Any = self._inner
-        inner.makeConnection(Messages(self, self.transport))
+        inner.makeConnection(Messages(self, self.transport, is_foreign))
         if self._has_tls:
             self._inner.handshakeCompleted()
 
@@ -242,7 +249,9 @@ class WebSocket(Protocol):
 class Messages:
     """The transport that a `Connection` sees: writes become messages, the rest is the socket's."""
 
-    def __init__(self, socket: WebSocket, transport: Any) -> None:
+    def __init__(self, socket: WebSocket, transport: Any, is_foreign: bool = False) -> None:
+        self.is_foreign = is_foreign
+        """Whether it speaks for somebody who is not at the peer's address, so that a loopback one says nothing."""
         self._socket = socket
         self._transport = transport
         self._code = NORMAL

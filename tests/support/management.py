@@ -69,7 +69,7 @@ class Management:
         sent = (
             b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         )
-        lines = [f"{method} {path} HTTP/1.1", "Host: test", f"Content-Length: {len(sent)}"]
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(sent)}"]
         if login is not None:
             lines.append("Authorization: Basic " + base64.b64encode(login.encode()).decode())
         lines += [f"{name}: {text}" for name, text in (headers or {}).items()]

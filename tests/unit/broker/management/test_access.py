@@ -150,7 +150,9 @@ def test_a_login_that_is_checked_elsewhere():
         made._remembered.clear()
         token = base64.b64encode(f"ann:{password}".encode())
         transport = management.raw(
-            b"GET /api/whoami HTTP/1.1\r\nHost: t\r\nAuthorization: Basic " + token + b"\r\n\r\n"
+            b"GET /api/whoami HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic "
+            + token
+            + b"\r\n\r\n"
         )
         assert transport.value() == b""
         check, done = waiting.pop()
@@ -176,7 +178,7 @@ class Work:
     def put(self, name, password="pw"):
         body = b'{"password": "%b", "tags": ""}' % password.encode()
         return self.management.raw(
-            b"PUT /api/users/%b HTTP/1.1\r\nHost: t\r\nAuthorization: Basic %b\r\nContent-Length: %d\r\n\r\n%b"
+            b"PUT /api/users/%b HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic %b\r\nContent-Length: %d\r\n\r\n%b"
             % (name.encode(), base64.b64encode(b"guest:guest"), len(body), body)
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.management import api
-from broker.session.auth import Accounts
+from broker.session.auth import Accounts, User
 from tests.support.management import Answer, Management
 
 
@@ -87,7 +87,9 @@ def test_bodies_that_are_no_object(management, body):
 
 def test_a_body_over_the_bound_is_cut_off(management, monkeypatch):
     monkeypatch.setattr(api, "BODY_BYTES_MAX", 100)
-    request = b"POST /api/x HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500
+    request = (
+        b"POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500
+    )
     transport = management.raw(request)
     assert transport.value().startswith(b"HTTP/1.1 413 ")
     assert transport.disconnecting
@@ -99,10 +101,16 @@ def test_an_answer_over_the_bound_is_refused(management, monkeypatch):
 
 
 def test_a_page_of_another_origin_may_change_nothing(management):
-    answer = management.ask("PUT", "/api/queues/%2F/q", {}, headers={"Origin": "http://evil"})
+    accounts = management.site.resource._register.accounts
+    accounts.add(User("ann", "plain:a", "store", ["administrator"], {"/": (".*", ".*", ".*")}))
+    evil = {"Origin": "http://evil"}
+    answer = management.ask("PUT", "/api/queues/%2F/q", {}, login="ann:a", headers=evil)
     assert answer.status == 403
+    assert management.ask("PUT", "/api/queues/%2F/q", {}, headers=evil).status == 401
     assert (
-        management.ask("PUT", "/api/queues/%2F/q", {}, headers={"Origin": "http://test"}).status
+        management.ask(
+            "PUT", "/api/queues/%2F/q", {}, headers={"Origin": "http://localhost"}
+        ).status
         == 201
     )
 
@@ -144,7 +152,7 @@ def test_a_change_is_answered_when_it_is_durable():
     turn = SlowTurn()
     management = Management(turn=turn)
     request = (
-        b"PUT /api/queues/%2F/q HTTP/1.1\r\nHost: t\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n"
+        b"PUT /api/queues/%2F/q HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n"
         b"Content-Length: 16\r\n\r\n" + b'{"durable":true}'
     )
     transport = management.raw(request)
@@ -165,7 +173,7 @@ def test_a_caller_who_left_is_not_answered():
     turn = SlowTurn()
     management = Management(turn=turn)
     request = (
-        b"PUT /api/queues/%2F/q HTTP/1.1\r\nHost: t\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n"
+        b"PUT /api/queues/%2F/q HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n"
         b"Content-Length: 16\r\n\r\n" + b'{"durable":true}'
     )
     transport = management.raw(request)
@@ -192,9 +200,31 @@ def test_a_caller_who_left_is_not_answered():
 )
 def test_a_body_that_is_refused_before_it_comes(management, head, status):
     """Nobody without a login makes the broker keep a body; chunks cost the reader more than the sender."""
-    transport = management.raw(b"PUT /api/users/x HTTP/1.1\r\nHost: t\r\n" + head + b"\r\n")
+    transport = management.raw(b"PUT /api/users/x HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n")
     assert transport.value().startswith(b"HTTP/1.1 " + status + b"\r\n")
     assert transport.disconnecting
     before = transport.value()
     management.last_protocol.dataReceived(b"5\r\nxxxxx\r\n0\r\n\r\n")
     assert transport.value() == before
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example:15672"},
+        {"Host": "localhost", "Origin": "http://evil.example"},
+        {"Host": "localhost", "X-Forwarded-For": "192.0.2.7"},
+        {"Host": "localhost", "Via": "1.1 proxy"},
+    ],
+    ids=["a name that somebody else owns", "a page of somebody else", "a proxy", "via"],
+)
+def test_guest_is_no_page_of_elsewhere_and_comes_through_no_proxy(management, headers):
+    """Everybody knows its password; a browser of this machine, or a proxy, has a loopback address."""
+    lines = "".join(f"{name}: {text}\r\n" for name, text in headers.items())
+    login = "Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n"
+    for path in ("/api/overview", "/metrics"):
+        asked = f"GET {path} HTTP/1.1\r\n{lines}{login}\r\n".encode()
+        assert b" 401 " in management.raw(asked).value().partition(b"\r\n")[0]
+    # Metrics want a login from elsewhere.
+    asked = f"GET /metrics HTTP/1.1\r\n{lines}\r\n".encode()
+    assert b" 401 " in management.raw(asked).value().partition(b"\r\n")[0]

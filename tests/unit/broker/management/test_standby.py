@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 from broker.cli.site import status_lines
 from broker.management.standby import GAUGES, standby_site
@@ -91,3 +93,33 @@ def test_status_of_one_that_found_damage_says_so():
     assert "because    segment x is damaged; claims no more by itself" in status_lines(
         {"gridmsg": site}, []
     )
+
+
+def test_a_password_is_checked_elsewhere():
+    """Argon2 in the reactor thread would hold up a take-over."""
+    accounts = Accounts({"ann": "$argon2$pw"}, {}, lambda known, given: known == "$argon2$" + given)
+    waiting = []
+    accounts.check_later = lambda check, done: waiting.append((check, done))
+    standby = Management()
+    standby.site = standby_site(accounts, lambda: DESCRIBED)
+    for login, status in ((b"YW5uOm5v", b"401"), (b"YW5uOnB3", b"200")):
+        request = b"GET /metrics HTTP/1.1\r\nHost: h\r\nAuthorization: Basic " + login + b"\r\n\r\n"
+        transport = standby.raw(request, "192.0.2.7")
+        assert transport.value() == b"" and len(waiting) == 1
+        check, done = waiting.pop()
+        done(check())
+        assert transport.value().split(b" ")[1] == status
+
+
+def test_a_caller_that_has_gone_is_not_answered():
+    accounts = Accounts({"ann": "$argon2$pw"}, {}, lambda *_: True)
+    waiting = []
+    accounts.check_later = lambda check, done: waiting.append((check, done))
+    standby = Management()
+    standby.site = standby_site(accounts, lambda: DESCRIBED)
+    request = b"GET /metrics HTTP/1.1\r\nHost: h\r\nAuthorization: Basic YW5uOnB3\r\n\r\n"
+    transport = standby.raw(request, "192.0.2.7")
+    standby.last_protocol.connectionLost(Failure(ConnectionDone()))
+    check, done = waiting.pop()
+    done(check())
+    assert transport.value() == b""

@@ -283,3 +283,15 @@ def test_nothing_loads_openssl_before_it_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]", done.stdout
+
+
+@pytest.mark.parametrize(("mode", "is_told"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_key_that_others_may_read_is_told(site, caplog, mode, is_told):
+    made = files(site)
+    before = made.key.stat().st_mode
+    made.key.chmod(mode)
+    try:
+        tls.make_context(made)
+    finally:
+        made.key.chmod(before)
+    assert (f"may be read by others (mode {mode:o}): chmod 600 it" in caplog.text) is is_told

@@ -254,6 +254,33 @@ def test_pages_of_other_origins():
 
 
 @pytest.mark.parametrize(
+    ("headers", "is_guest"),
+    [
+        ([], True),
+        ([(b"Origin", b"http://localhost:3000")], True),
+        ([(b"Origin", b"https://evil.example")], False),
+        ([(b"Origin", b"null")], False),
+        ([(b"X-Forwarded-For", b"192.0.2.7")], False),
+    ],
+    ids=["no browser", "our own page", "a page of elsewhere", "a file", "a proxy"],
+)
+def test_guest_is_no_page_of_elsewhere_and_comes_through_no_proxy(headers, is_guest):
+    """A page of anywhere may connect to a WebSocket of the machine that its browser runs on."""
+    house = House()
+    house.open(extra_headers=headers)
+    said, *_ = house.send(TextMessage(data=CONNECT))
+    assert said.data.startswith("CONNECTED\n" if is_guest else "ERROR\n")
+    assert is_guest or "non-loopback access denied" in said.data
+
+
+def test_a_page_that_is_named_in_origins_may_be_guest():
+    house = House(origins=("https://good",))
+    house.open(extra_headers=[(b"Origin", b"https://good")])
+    (said,) = house.send(TextMessage(data=CONNECT))
+    assert said.data.startswith("CONNECTED\n")
+
+
+@pytest.mark.parametrize(
     "request_bytes", [b"GET /ws HTTP/1.1\r\nHost: h\r\n\r\n", b"nonsense\r\n\r\n", b"x" * 70_000]
 )
 def test_what_is_no_handshake_is_answered_with_http(request_bytes):
