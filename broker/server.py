@@ -60,6 +60,8 @@ class StartFailed(Exception):
 
 def run(config: Config) -> int:
     """Run a broker until it is told to stop; returns the exit status (0, or 1 when it could not start or its store failed)."""
+    # Until it serves it only makes what stays: the collector would look at all of it again and again.
+    gc.disable()
     reactor = import_reactor()
     from broker.duty import Duty
 
@@ -350,6 +352,7 @@ class Server:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 50)
+        gc.enable()
         # The journal's thread needs the interpreter for microseconds after each sync; at the default of 5 ms it
         # would wait that long for a busy reactor (measured: a quarter off the cost of T2).
         sys.setswitchinterval(SWITCH_SECONDS)

@@ -14,7 +14,7 @@ from typing import Any, Final, final
 from store.errors import Corrupt, VersionMismatch
 from store.files import File, FileSystem
 from store.index import SUMMARY, Extent, Lane, State, first_of
-from store.record import decode_value, encode_value
+from store.record import decode_start, decode_value, encode_value
 from store.runs import FIRST, RUN_FIELDS, SEGMENT, Page
 from store.segment import sidecar_name
 
@@ -46,23 +46,29 @@ class Place:
 class Checkpoint:
     """A checkpoint as read back."""
 
-    __slots__ = ("_blobs", "_root", "_state", "epoch", "number", "place")
+    __slots__ = ("_blobs", "_path", "_state", "epoch", "number", "place")
 
     def __init__(
-        self, epoch: int, number: int, place: Place, root: list[Any], blobs: list[bytes]
+        self, epoch: int, number: int, place: Place, blobs: list[bytes], path: str
     ) -> None:
         self.epoch = epoch
         self.number = number
         self.place = place
-        self._root = root
         self._blobs = blobs
+        self._path = path
         self._state: State | None = None
 
     @property
     def state(self) -> State:
-        """The state that it holds, made when it is first asked for: of two checkpoints only one is."""
+        """The state that it holds, made when it is first asked for: of two checkpoints only one is.  Raises Corrupt."""
         if self._state is None:
-            self._state = State.thaw(self._root, self._blobs)
+            try:
+                root, lane_count = decode_value(self._blobs[0])[4:]
+                if lane_count != len(self._blobs) - 1:
+                    raise ValueError(f"{lane_count} lanes announced, {len(self._blobs) - 1} found")
+                self._state = State.thaw(root, self._blobs[1:])
+            except (ValueError, TypeError, struct.error) as error:
+                raise _senseless(self._path, error) from error
             self._blobs = []
         return self._state
 
@@ -226,12 +232,15 @@ def decode_checkpoint(raw: bytes, path: str) -> Checkpoint:
             at += _LENGTH.size
             blobs.append(payload[at : at + size])
             at += size
-        batch, batch_crc, segment, offset, root, lane_count = decode_value(blobs[0])
-        if lane_count != len(blobs) - 1:
-            raise ValueError(f"{lane_count} lanes announced, {len(blobs) - 1} found")
+        place = Place(*decode_start(blobs[0], 4))
     except (ValueError, TypeError, IndexError, struct.error) as error:
-        raise Corrupt(path, start, f"the checkpoint makes no sense: {error}") from error
-    return Checkpoint(epoch, number, Place(batch, batch_crc, segment, offset), root, blobs[1:])
+        raise _senseless(path, error) from error
+    return Checkpoint(epoch, number, place, blobs, path)
+
+
+def _senseless(path: str, error: Exception) -> Corrupt:
+    start = _HEADER.size + _CRC.size
+    return Corrupt(path, start, f"the checkpoint makes no sense: {error}")
 
 
 def encode_page(epoch: int, segment: int, lane: int, extents: list[Extent]) -> bytes:

@@ -370,7 +370,7 @@ class State:
         _, offset, size_bytes, crc, places = record
         figures = self.segment(segment)
         for number, ranges, living_bytes in places:
-            count = sum(ranges[1::2])
+            count = ranges[1] if len(ranges) == 2 else sum(ranges[1::2])
             lane = self.lanes.get(number)
             extent = (segment, ranges, living_bytes, chunks_offset + offset, (size_bytes, crc))
             if lane is not None:

@@ -177,6 +177,11 @@ def encode_chunk(messages: list[StoredMessage]) -> bytes:
     return packed
 
 
+def debt_of(records: list[Record]) -> int:
+    """How many records a replay of these costs as much as: what moves counts for each lane that it touches."""
+    return len(records) + sum([len(record[3]) for record in records if record[0] == MOVED])
+
+
 def decode_chunk(raw: bytes, segment: int, offset: int) -> list[StoredMessage]:
     """Make the messages of a chunk that lies at `offset` of `segment`."""
     messages = []
@@ -226,6 +231,16 @@ def decode_value(raw: bytes) -> Any:
     """Unpack one value; lists come as lists.  Raises ValueError when the bytes make no sense."""
     try:
         return msgpack.unpackb(raw, raw=False, strict_map_key=False)
+    except (msgpack.UnpackException, ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"not msgpack: {error!r}") from error
+
+
+def decode_start(raw: bytes, count: int) -> list[Any]:
+    """Unpack the first elements of a packed list and leave the rest alone.  Raises ValueError when they make no sense."""
+    unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, max_buffer_size=len(raw) + 1)
+    unpacker.feed(raw)
+    try:
+        return [unpacker.unpack() for _ in range(min(count, unpacker.read_array_header()))]
     except (msgpack.UnpackException, ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"not msgpack: {error!r}") from error
 

@@ -15,7 +15,7 @@ from store.errors import Corrupt, VersionMismatch
 from store.index import State
 from store.layout import Layout
 from store.lease.directory import read_lease
-from store.record import FLAG_OPENING, OPENING
+from store.record import FLAG_OPENING, OPENING, debt_of
 from store.segment import (
     NUMBER_BITS,
     SEGMENT_HEADER_BYTES,
@@ -160,7 +160,8 @@ class _Search:
             if not self.openings:
                 # Below one that opened, what counts was settled by its owner.
                 _settle(segment)
-            batch = segment.read_batch(SEGMENT_HEADER_BYTES)
+            # Behind the opening come the definitions, which may be many.
+            batch = segment.read_batch(SEGMENT_HEADER_BYTES, is_first_only=True)
             if batch is not None and batch.header.flags & FLAG_OPENING:
                 record = next(r for r in batch.records if r[0] == OPENING)
                 end = Place(record[4], record[5], record[2], record[3])
@@ -339,7 +340,7 @@ class _EpochReplay:
         figures.size_bytes = batch.file_bytes
         history.place = Place(batch.header.number, batch.header.crc, batch.segment, batch.end)
         history.debt_bytes += batch.header.total_bytes
-        history.debt_records += len(batch.records)
+        history.debt_records += debt_of(batch.records)
 
     def _finish(self, segment: Segment, offset: int, expected: int) -> None:
         """Decide what ends the newest epoch: clean, torn, or damaged."""

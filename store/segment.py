@@ -25,6 +25,7 @@ from store.record import (
     aligned,
     decode_header,
     decode_records,
+    decode_start,
     encode_header,
     encode_records,
     is_intact,
@@ -116,8 +117,8 @@ class Segment:
         self.salt = salt
         self.size_bytes = size_bytes
 
-    def read_batch(self, offset: int) -> Batch | None:
-        """Read header and records at `offset`; None unless they are whole and intact."""
+    def read_batch(self, offset: int, is_first_only: bool = False) -> Batch | None:
+        """Read header and records (or the first of them) at `offset`; None unless all are whole and intact."""
         if offset + BATCH_HEADER_BYTES > self.size_bytes:
             return None
         raw = self.file.read(offset, BATCH_HEADER_BYTES)
@@ -132,7 +133,7 @@ class Segment:
         if not is_intact(raw, header, records, self.salt):
             return None
         try:
-            decoded = decode_records(records)
+            decoded = decode_start(records, 1) if is_first_only else decode_records(records)
         except ValueError as error:
             raise Corrupt(self.path, offset, f"batch {header.number}: {error}") from error
         return Batch(self.id, offset, header, decoded, self.size_bytes)

@@ -21,6 +21,7 @@ from store.record import (
     PUBLISH,
     BatchHeader,
     Record,
+    debt_of,
     encode_value,
 )
 from store.segment import NUMBER_BITS, SEGMENT_HEADER_BYTES, Segment, encode_batch
@@ -135,5 +136,5 @@ class Tail:
         figures.size_bytes = segment.size_bytes
         batch = Batch(commit, number, segment, offset, parts)
         batch.size_bytes = total_bytes
-        batch.record_count = len(records)
+        batch.record_count = debt_of(records)
         return batch
