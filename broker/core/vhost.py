@@ -337,6 +337,11 @@ class Vhost(Topology):
             if queue.is_durable:
                 self.broker.unit.define(self._key("queue", queue.name), queue.definition())
 
+    def keep_groups(self, message: Message, copies: tuple[str, ...] = ()) -> None:
+        """Keep message groups in every queue that a message (and its copies) is routed to now."""
+        for queue in self._route(message.exchange, (message.routing_key, *copies), message) or ():
+            self.group(queue)
+
     def get(
         self, queue: str, is_acknowledged: bool, owner: object = None
     ) -> tuple[Delivery, int] | None:

@@ -147,6 +147,10 @@ class AmqpChannel:
             copies = extras.copies
             if extras.wants_reply:
                 header = with_name(self, header)
+            if extras.has_group:
+                # Of a run all have the same properties, and go the same ways.
+                first = Message(destination, AMQP, header, b"", False, 0, 0, 0)
+                self.vhost.keep_groups(first, copies)
         now_ms = connection.broker.now_ms
         expires_at = 0 if expiration_ms is None else now_ms + expiration_ms
         if self._transaction is not None:
@@ -165,7 +169,7 @@ class AmqpChannel:
             )
             reached = (
                 publish(message)
-                if extras is None
+                if extras is None or not extras.is_copied
                 else self.vhost.publish_copied(message, (message.routing_key, *copies))
             )
             if reached < 1:

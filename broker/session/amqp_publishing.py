@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from broker.core.arguments import type_name
+from broker.core.selective import GROUP_HEADER
 from broker.errors import NotImplementedByBroker, PreconditionFailed
 from broker.session.amqp_reply import REPLY_TO
 from broker.wire.amqp import methods
@@ -29,13 +30,21 @@ EXPIRATION_MS_MAX: Final = 10 * 365 * 86_400_000
 
 @final
 class Extras:
-    """What few messages ask for: `copies` are the further routing keys of CC and BCC; `wants_reply`: direct reply-to."""
+    """What few messages ask for.
 
-    __slots__ = ("copies", "wants_reply")
+    `copies` are the further routing keys of CC and BCC (`is_copied`: it has one of them); `wants_reply`: direct reply-to;
+    `has_group`: a message group.
+    """
 
-    def __init__(self, copies: tuple[str, ...], wants_reply: bool) -> None:
+    __slots__ = ("copies", "has_group", "is_copied", "wants_reply")
+
+    def __init__(
+        self, copies: tuple[str, ...], is_copied: bool, wants_reply: bool, has_group: bool
+    ) -> None:
         self.copies = copies
+        self.is_copied = is_copied
         self.wants_reply = wants_reply
+        self.has_group = has_group
 
 
 def _find_extras(properties: Properties) -> Extras | None:
@@ -52,7 +61,10 @@ def _find_extras(properties: Properties) -> Extras | None:
         is_copied = True
         copies += [key for key in keys if isinstance(key, str)]
     wants_reply = properties.reply_to == REPLY_TO
-    return Extras(tuple(copies), wants_reply) if is_copied or wants_reply else None
+    has_group = bool(properties.headers and properties.headers.get(GROUP_HEADER))
+    if not (is_copied or wants_reply or has_group):
+        return None
+    return Extras(tuple(copies), is_copied, wants_reply, has_group)
 
 
 @final

@@ -158,7 +158,7 @@ def write_name(destination: Destination, vhost: Vhost) -> bytes:
     elif exchange == TOPIC_EXCHANGE:
         text = "/topic/" + _escape(key)
     else:
-        text = f"/exchange/{_escape(exchange)}/{_escape(key)}"
+        text = "/exchange/" + _escape(exchange) + ("/" + _escape(key) if key else "")
     destination.stomp_name = escape(text.encode("utf-8", "replace"), V12)
     return destination.stomp_name
 

@@ -101,14 +101,13 @@ class Publisher:
                 now_ms,
                 one.expires_at(due_ms) if one.has_expiry else 0,
             )
+            if one.has_group:
+                vhost.keep_groups(message)
             if due_ms > now_ms:
                 self._broker.delays.hold(vhost, message, due_ms)
                 results.append(1)
                 continue
             results.append(vhost.publish(message))
-            if one.has_group:
-                for queue in one.destination.queues or ():
-                    vhost.group(queue)
         return min(results) if min(results) <= 0 else sum(results)
 
     def renew(self, plan: SendPlan) -> None:

@@ -305,6 +305,7 @@ def test_what_is_held_is_bounded() -> None:
         506,
         "RESOURCE_ERROR - more than 1000 bytes sent while a reply is due",
     )
+    peer.send(0, "connection.close-ok")
     assert peer.is_closing
 
 
