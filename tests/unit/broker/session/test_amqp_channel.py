@@ -423,3 +423,32 @@ def test_publishing_asks_for_the_right_to_write() -> None:
         "ACCESS_REFUSED - write access to exchange 'amq.default' in vhost '/' refused for user "
         "'guest'"
     )
+
+
+# Message groups
+
+
+@pytest.mark.parametrize("exchange", ["", "amq.fanout", "amq.headers"])
+@pytest.mark.parametrize("is_transacted", [False, True])
+def test_messages_of_a_group_go_to_one_consumer(exchange: str, is_transacted: bool) -> None:
+    house, peer = with_queue(durable=True)
+    if exchange:
+        peer.send(1, "queue.bind", 0, "q", exchange, "q", False, {"of": "a"})
+        peer.got()
+    peer.channel(2).channel(3)
+    peer.consume("q", "one")
+    peer.consume("q", "two", channel=2)
+    if is_transacted:
+        peer.send(3, "tx.select")
+    for number in range(12):
+        headers = {"JMSXGroupID": "ab"[number % 2], "of": "a"}
+        peer.publish("q", b"%d" % number, exchange=exchange, channel=3, headers=headers)
+    if is_transacted:
+        peer.send(3, "tx.commit")
+    owners: dict[str, set[str]] = {"a": set(), "b": set()}
+    rows = [row for row in peer.got() if row[1] == "basic.deliver"]
+    for row in rows:
+        owners[row[7].headers["JMSXGroupID"]].add(row[2])
+    assert len(rows) == 12
+    assert sorted(map(tuple, owners.values())) == [("one",), ("two",)]
+    assert house.vhost.queues["q"].definition()["grouped"]
