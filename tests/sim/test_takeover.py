@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from store.errors import Fenced
+from store.errors import Corrupt, Fenced
 from store.interface import StoredMessage
 from store.lease import InUse
 from tests.support.disk import SimulatedDisk
@@ -29,7 +29,13 @@ class Owner:
         self.stepped = Stepped(arena.disk)
         state = self.stepped.recovered.lanes.get(LANE)
         self.next = state.next if state is not None else 0
-        self.alive = arena.read(self.stepped)
+        try:
+            self.alive = arena.read(self.stepped)
+        except (Corrupt, OSError):
+            # What it reads was alive when it opened; its successor may have removed it since.
+            if not self.is_followed():
+                raise
+            raise Fenced("followed while it read") from None
         # commit → bodies to keep, bodies to forget.
         self.commits: dict[int, tuple[list[bytes], list[bytes]]] = {}
 
