@@ -2,7 +2,8 @@
 
 For each topology (queues) the backlog is raised step by step; at each step the broker is killed (`kill -9`), restarted
 and asked for a message, several times, from the cache and from the disk, after quiet and in mid-traffic.  "Empty" is the
-same topology without messages: there the message asked for is published first.  Tests: tests/unit/bench/test_recovery.py.
+same topology without messages, in a store of its own: there the message asked for is published first.  Each start is
+measured beside one of the empty store, so that ratios hold on a busy machine.  Tests: tests/unit/bench/test_recovery.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -47,6 +48,8 @@ class Start:
     cpu_seconds: float
     rss_mb: float
     peak_mb: float
+    beside: int = 0
+    """For an empty one: the backlog that it was measured beside."""
 
 
 @final
@@ -162,35 +165,47 @@ def measure(
 def run_topology(
     folder: Path, queue_count: int, steps: list[int], size: int, rounds: int, caches: list[str]
 ) -> tuple[list[Start], list[Filling]]:
-    """Measure one topology at each number of messages, the empty one first."""
-    broker = BrokerProcess(folder, free_offset())
+    """Measure one topology at each number of messages, every start beside one without messages."""
+    offset = free_offset()
+    empty, full = (make_broker(folder / name, offset) for name in ("empty", "full"))
     queues = queue_names(queue_count)
     starts: list[Start] = []
     fillings: list[Filling] = []
     held = 0
     try:
-        for messages in [0, *[step for step in steps if step]]:
+        for broker in (empty, full):
             broker.start()
             broker.wait()
-            if not messages:
-                declare(broker, queues)
-            else:
-                fillings.append(fill(broker, queues, held, messages, size))
-                say(f"{messages} in {queue_count} queues: {fillings[-1].messages_per_second:.0f}/s")
-            held = messages
+            declare(broker, queues)
             broker.kill()
+        for messages in steps:
+            if messages > held:
+                full.start()
+                full.wait()
+                fillings.append(fill(full, queues, held, messages, size))
+                full.kill()
+                say(f"{messages} in {queue_count} queues: {fillings[-1].messages_per_second:.0f}/s")
+                held = messages
             for killed in ("quiet", "in traffic"):
                 if killed == "in traffic":
                     # The first start only brings the traffic up whose end the next ones meet.
-                    measure(broker, queues, messages, size, killed, "warm")
-                starts += [
-                    measure(broker, queues, messages, size, killed, cache)
-                    for cache in caches
-                    for _ in range(rounds)
-                ]
+                    measure(empty, queues, 0, size, killed, "warm")
+                    measure(full, queues, held, size, killed, "warm")
+                for cache in caches * rounds:
+                    beside = measure(empty, queues, 0, size, killed, cache)
+                    starts.append(replace(beside, beside=held))
+                    if held:
+                        starts.append(measure(full, queues, held, size, killed, cache))
     finally:
-        broker.kill()
+        empty.kill()
+        full.kill()
     return starts, fillings
+
+
+def make_broker(folder: Path, port_offset: int) -> BrokerProcess:
+    """A broker on a new folder."""
+    folder.mkdir()
+    return BrokerProcess(folder, port_offset)
 
 
 def say(text: str) -> None:
@@ -199,7 +214,7 @@ def say(text: str) -> None:
 
 
 def rows_of(starts: list[Start]) -> list[dict[str, Any]]:
-    """Medians by case, each with its ratio to the same topology without messages."""
+    """Medians by case, each with its ratio to the starts without messages that were measured beside it."""
     cases: dict[tuple[int, int, str, str], list[Start]] = {}
     for one in starts:
         cases.setdefault((one.queues, one.messages, one.killed, one.cache), []).append(one)
@@ -207,6 +222,8 @@ def rows_of(starts: list[Start]) -> list[dict[str, Any]]:
     for (queues, messages, killed, cache), found in cases.items():
         first = statistics.median(one.first_seconds for one in found)
         empty = cases.get((queues, 0, killed, cache), found)
+        if messages:
+            empty = [one for one in empty if one.beside == messages] or found
         base = statistics.median(one.first_seconds for one in empty)
         rows.append(
             {
