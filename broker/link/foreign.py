@@ -297,8 +297,7 @@ class ForeignSession(ABC):
     def route_text(self, delivery: Delivery) -> str:
         """The route header of a message that leaves by an exchange stream."""
         trace = delivery.message.trace
-        passed = dict.fromkeys([trace[:ID_BYTES], *route_of(trace)] if trace else [])
-        passed.pop(NO_ORIGIN[:ID_BYTES], None)
+        passed = dict.fromkeys(route_of(trace))
         passed[self.table.id] = None
         return ",".join(one.hex() for one in passed)
 

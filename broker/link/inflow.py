@@ -15,17 +15,20 @@ from broker.errors import BrokerError, ProtocolViolation
 from broker.link.demand import Entries, difference, wanted_by
 from broker.link.frames import ACKNOWLEDGED, DEMAND, RESUME, START, WANTED
 from broker.link.ranges import Ranges, flat_of
-from broker.link.trace import NO_ORIGIN, has_been_at, hop_count, is_sound, origin_of
+from broker.link.trace import NO_ORIGIN, ORIGIN_BYTES, has_been_at, hop_count, is_sound, origin_of
 from broker.wire.properties import AMQP, STOMP
 
 if TYPE_CHECKING:
     from broker.core.destination import Destination
+    from broker.core.vhost import Vhost
     from broker.link.cursor import Cursor
     from broker.link.session import LinkSession
     from broker.link.settings import Stream
 
 POSSIBLE_DUPLICATE: Final = "x-possible-duplicate"
 KEYS_MAX: Final = 10_000
+HOPPED: Final = -2
+"""Instead of how many queues took it: it has gone through too many brokers."""
 
 
 @final
@@ -97,95 +100,114 @@ class Inflow:
     # Batches
 
     def take(self, rows: list[Any]) -> None:
-        """Apply a batch.  Raises BrokerError, TypeError, ValueError."""
+        """Apply a batch.  Raises BrokerError, TypeError, ValueError; what was applied before is counted in the cursor."""
         cursor = self._opened()
         if not self._is_begun:
             raise ProtocolViolation("a batch before its stream began")
         session = self._session
-        table = session.table
         vhost = session.broker.vhost(self.vhost_name)
-        peer_id, self_id = session.peer_id, table.id
-        touched = self._touched
-        if touched is None:
-            touched = self._touched = []
-        destinations = self._destinations
-        target = self.stream.target
-        position = cursor.position
-        for (
-            place,
-            key,
-            format,
-            header,
-            body,
-            is_persistent,
-            priority,
-            published_at,
-            expires_at,
-            trace,
-        ) in rows:
+        if self.is_exchange:
+            vhost.exchange(self.stream.target)
+        if self._touched is None:
+            self._touched = []
+        try:
             if cursor.is_shared:
-                touched.append(place)
-                if place in cursor.applied:
-                    self.repeat_count += 1
-                    continue
-                cursor.applied.add(place, place + 1)
-            elif place <= position:
-                self.repeat_count += 1
-                continue
+                self._take_shared(vhost, cursor, rows, self._touched)
             else:
-                position = place
-            if not is_sound(trace):
-                raise ProtocolViolation("a message's trace makes no sense")
+                self._take_buffered(vhost, cursor, rows)
+        finally:
+            define = session.broker.unit.define
             if self.is_exchange:
-                if has_been_at(trace, self_id) or hop_count(trace) >= self.hops_max:
-                    self.circled_count += 1
-                    continue
-                origin = origin_of(trace)
-                if origin is not None:
-                    verdict = table.origins.apply(*origin)
-                    if verdict == "repeat":
-                        self.second_copy_count += 1
-                        continue
-                    if verdict == "unknown":
-                        self.unknown_count += 1
-                        format, header = _marked(format, header)
-                destination = destinations.get(key)
-                if destination is None:
-                    destination = self._destination(vhost.destination(target, key))
-            else:
-                destination = destinations.get("")
-                if destination is None:
-                    destination = self._queue_destination()
-            if format not in (AMQP, STOMP):
-                raise ProtocolViolation(f"a header in the unknown format {format!r}")
-            message = Message(
-                destination, format, header, body, is_persistent, priority, published_at, expires_at
-            )
-            message.trace = (trace or NO_ORIGIN) + peer_id
-            self.applied_bytes += len(body)
-            taken = vhost.publish(message)
-            self.applied_count += 1
-            if taken <= 0:
-                self._not_taken(message, taken)
+                session.table.origins.flush(define)
+            session.table.cursors.write(cursor, define)
         if rows:
             self.last_published_at = rows[-1][7]
-        cursor.position = position
-        define = session.broker.unit.define
-        if self.is_exchange:
-            table.origins.flush(define)
-        table.cursors.write(cursor, define)
 
-    def _destination(self, destination: Destination) -> Destination:
+    def _take_shared(
+        self, vhost: Vhost, cursor: Cursor, rows: list[Any], touched: list[int]
+    ) -> None:
+        applied = cursor.applied
+        for row in rows:
+            place = row[0]
+            if place in applied:
+                self.repeat_count += 1
+            else:
+                self._apply(vhost, row)
+                applied.add(place, place + 1)
+            touched.append(place)
+
+    def _take_buffered(self, vhost: Vhost, cursor: Cursor, rows: list[Any]) -> None:
+        origins = self._session.table.origins
+        is_exchange = self.is_exchange
+        position = cursor.position
+        for row in rows:
+            place = row[0]
+            if place <= position:
+                self.repeat_count += 1
+                continue
+            origin = origin_of(row[9]) if is_exchange else None
+            if origin is None:
+                self._apply(vhost, row)
+            else:
+                verdict = origins.apply(*origin)
+                if verdict == "repeat":
+                    self.second_copy_count += 1
+                else:
+                    is_applied = False
+                    try:
+                        self._apply(vhost, row, is_marked=verdict == "unknown")
+                        is_applied = True
+                    finally:
+                        if not is_applied:
+                            origins.withdraw(*origin)
+            cursor.position = position = place
+
+    def _apply(self, vhost: Vhost, row: Any, *, is_marked: bool = False) -> None:
+        _, key, format, header, body, is_persistent, priority, published_at, expires_at, trace = row
+        is_circling = False
+        if trace:
+            if not is_sound(trace):
+                raise ProtocolViolation("a message's trace makes no sense")
+            is_circling = len(trace) > ORIGIN_BYTES and self.is_circling(trace)
+            if is_circling and self.is_exchange:
+                self.circled_count += 1
+                return
+        if is_marked:
+            self.unknown_count += 1
+            format, header = _marked(format, header)
+        if not self.is_exchange:
+            key = ""
+        destination = self._destinations.get(key)
+        if destination is None:
+            destination = self._destination(vhost, key)
+        if format not in (AMQP, STOMP):
+            raise ProtocolViolation(f"a header in the unknown format {format!r}")
+        message = Message(
+            destination, format, header, body, is_persistent, priority, published_at, expires_at
+        )
+        message.trace = (trace or NO_ORIGIN) + self._session.peer_id
+        taken = HOPPED if is_circling else vhost.publish(message)
+        self.applied_count += 1
+        self.applied_bytes += len(body)
+        if taken <= 0:
+            self._not_taken(message, taken)
+
+    def is_circling(self, trace: bytes) -> bool:
+        """Whether a message must not go on: too many hops; for an exchange, also that it was here before."""
+        if hop_count(trace) >= self.hops_max:
+            return True
+        return self.is_exchange and has_been_at(trace, self._session.table.id)
+
+    def _destination(self, vhost: Vhost, key: str) -> Destination:
         if len(self._destinations) >= KEYS_MAX:
             self._destinations.clear()
-        self._destinations[destination.routing_key] = destination
-        return destination
-
-    def _queue_destination(self) -> Destination:
-        vhost = self._session.broker.vhost(self.vhost_name)
-        vhost.queue(self.stream.target)
-        self._destinations[""] = vhost.destination("", self.stream.target)
-        return self._destinations[""]
+        if self.is_exchange:
+            made = vhost.destination(self.stream.target, key)
+        else:
+            vhost.queue(self.stream.target)
+            made = vhost.destination("", self.stream.target)
+        self._destinations[key] = made
+        return made
 
     def _not_taken(self, message: Message, taken: int) -> None:
         if taken == 0 and self.is_exchange:
@@ -193,6 +215,8 @@ class Inflow:
             return
         self.refused_count += 1
         text = f"refused where link {self._session.name} brought it: {self.name}"
+        if taken == HOPPED:
+            text = f"it went through {self.hops_max} brokers, the bound (hops)"
         self._session.broker.vhost(self.vhost_name).keep_letter(message, "refused", text)
 
     def settled(self, flat: list[int]) -> None:

@@ -1,21 +1,22 @@
 """Everything that the links of a broker share: who it is, its linked queues, cursors, origins, and the sessions.
 
 Restored from the store before anybody connects, so that no message enters a buffer without its origin.
-Definitions: `["link-origin"]` (where sequences go on), those of cursor.py, trace.py and linked.py, and `["link", name]` for links
+Definitions: those of cursor.py, trace.py and linked.py, and `["link", name]` for links
 that were added by command.  Tests: tests/unit/broker/link/test_table.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 from broker.link import demand
 from broker.link.cursor import CursorTable
 from broker.link.linked import LinkedQueue
-from broker.link.trace import SEQUENCE_STEP, OriginTable, origin
+from broker.link.trace import ID_BYTES, OriginTable, origin
 
 if TYPE_CHECKING:
     from broker.core.broker import Broker
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from broker.link.settings import Stream
 
 log = logging.getLogger(__name__)
-
-ORIGIN_KEY: Final = '["link-origin"]'
 
 
 @final
@@ -45,8 +44,9 @@ class LinkTable:
         self.linked: dict[tuple[str, str, str], LinkedQueue] = {}
         self.sessions: dict[tuple[bytes, str, bool], LinkSession | ForeignSession] = {}
         self.demand_version = 0
+        # Origins given here are told from those of every other opening of the store, also of a copy of it.
+        self._opening = hashlib.sha256(self.id + claim.encode()).digest()[:ID_BYTES]
         self._sequence = 0
-        self._sequence_end = 0
 
     # Start
 
@@ -54,7 +54,6 @@ class LinkTable:
         """Take over what the store holds; after the core did, before any session."""
         self.cursors.restore(definitions)
         self.origins.restore(definitions)
-        self._sequence = self._sequence_end = definitions.get(ORIGIN_KEY, {}).get("end", 0)
         for key, made in definitions.items():
             if not key.startswith('["linked-queue"'):
                 continue
@@ -75,12 +74,8 @@ class LinkTable:
 
     def next_origin(self) -> bytes:
         """An origin for a message that enters its first link here; durable with the message."""
-        sequence = self._sequence
-        if sequence >= self._sequence_end:
-            self._sequence_end = sequence + SEQUENCE_STEP
-            self.broker.unit.define(ORIGIN_KEY, {"end": self._sequence_end})
-        self._sequence = sequence + 1
-        return origin(self.id, sequence)
+        self._sequence += 1
+        return origin(self._opening, self._sequence)
 
     # Linked queues
 

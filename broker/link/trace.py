@@ -1,10 +1,11 @@
 """Where a message comes from and which brokers it went through: its trace, and what was seen of each origin.
 
-A trace is bytes: 24 of origin (store id, sequence), then 16 for each broker that it left by a link.  The origin is given
-when a message first enters a link's buffer, is stored with the message, and never changes.  A broker that takes messages
+A trace is bytes: 24 of origin (an id of the opening of a store, and a sequence), then 16 for each broker that it left by a
+link (store ids).  The origin is given when a message first enters a link's buffer, is stored with the message, and never
+changes.  Its id is new with each opening, so that a store put back from a copy gives none twice.  A broker that takes messages
 by exchange links remembers, for each origin, which of the last WINDOW sequences it has applied (design: links.md, "Origin"):
 filters leave gaps that never close, so it is a bitmap and no high-water mark.  What is older than the window cannot be known.
-Kept in the store as definitions `["origin", store id, piece]`, in the unit that holds the messages.
+Kept in the store as definitions `["origin", opening, piece]`, in the unit that holds the messages.
 Tests: tests/unit/broker/link/test_trace.py.
 """
 
@@ -27,22 +28,21 @@ PIECE_BITS: Final = 4096
 PIECE_BYTES: Final = PIECE_BITS // 8
 WINDOW: Final = 1 << 20
 """Sequences remembered below the highest of an origin: 128 KiB each."""
-ORIGINS_MAX: Final = 64
-SEQUENCE_STEP: Final = 10_000
-"""Sequences set aside at a time: those unused at a crash are gaps."""
+ORIGINS_MAX: Final = 1024
+"""Openings remembered: each restart of a broker is one."""
 
 Verdict = Literal["new", "repeat", "unknown"]
 Define = Callable[[str, dict[str, Any] | None], None]
 """Sets a definition in the turn's unit (UnitOfWork.define)."""
 
 
-def origin(store_id: bytes, sequence: int) -> bytes:
-    """The trace of a message that enters its first link here."""
-    return store_id + _SEQUENCE.pack(sequence)
+def origin(opening: bytes, sequence: int) -> bytes:
+    """The trace of a message that enters its first link here; given in this opening of the store."""
+    return opening + _SEQUENCE.pack(sequence)
 
 
 def origin_of(trace: bytes) -> tuple[bytes, int] | None:
-    """Store id and sequence of a trace; None if it has none."""
+    """Opening and sequence of a trace; None if it has none."""
     if len(trace) < ORIGIN_BYTES or trace.startswith(NO_ORIGIN):
         return None
     return trace[:ID_BYTES], _SEQUENCE.unpack_from(trace, ID_BYTES)[0]
@@ -59,10 +59,8 @@ def route_of(trace: bytes) -> list[bytes]:
 
 
 def has_been_at(trace: bytes, store_id: bytes) -> bool:
-    """Whether a message began at a broker, or has left it by a link."""
-    if store_id not in trace:
-        return False
-    return trace.startswith(store_id) or store_id in route_of(trace)
+    """Whether a message has left a broker by a link."""
+    return store_id in trace and store_id in route_of(trace)
 
 
 def is_sound(trace: bytes) -> bool:
@@ -139,6 +137,13 @@ class OriginTable:
         bits[at >> 3] |= mask
         self._dirty.add((store_id, piece))
         return "new"
+
+    def withdraw(self, store_id: bytes, sequence: int) -> None:
+        """A message that `apply` took for new could not be applied: it may come again."""
+        window = self._windows.get(store_id)
+        bits = window.pieces.get(sequence >> 12) if window is not None else None
+        if bits is not None:
+            bits[(sequence & 4095) >> 3] &= ~(1 << (sequence & 7)) & 0xFF
 
     def flush(self, define: Define) -> None:
         """Put what changed into the turn's unit: call it in the turn in which the messages were published."""
