@@ -320,10 +320,13 @@ def start_logging(level: str) -> None:
     """Log to stderr, one line each, with UTC times."""
     import logging
 
+    from broker.cli.flood import LineBudget
+
     formatter = logging.Formatter(
         "%(asctime)sZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
     )
     formatter.converter = time.gmtime
     stream = logging.StreamHandler()
     stream.setFormatter(formatter)
+    stream.addFilter(LineBudget())
     logging.basicConfig(level=level.upper(), handlers=[stream], force=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import os
 import socket
 import ssl
@@ -217,6 +219,35 @@ def test_tables_in_tables_before_the_login(site: Attacked) -> None:
     peer.sendall(b"AMQP\0\0\x09\x01" + frame)
     ended(peer)
     publish(site, 1)
+
+
+def guess(site: Attacked, name: str, password: str) -> tuple[bytes, float]:
+    """Log in by STOMP; returns the beginning of the answer, and how long it took."""
+    peer = site.connect(61613)
+    began = time.monotonic()
+    frame = f"CONNECT\naccept-version:1.2\nhost:/\nlogin:{name}\npasscode:{password}\n\n\0"
+    peer.sendall(frame.encode())
+    answer = peer.recv(65536)
+    peer.close()
+    return answer.split(b"\n")[0], time.monotonic() - began
+
+
+@pytest.mark.parametrize("name", ["ann", "nobody"])
+def test_who_guesses_waits_and_others_do_not(site: Attacked, name: str) -> None:
+    """Whether there is such a user or not."""
+    login = base64.b64encode(b"guest:guest").decode()
+    connection = http.client.HTTPConnection("127.0.0.1", site.port(15672), timeout=WAIT)
+    body = '{"password": "right", "tags": ""}'
+    connection.request("PUT", "/api/users/ann", body, {"Authorization": f"Basic {login}"})
+    assert connection.getresponse().status in (201, 204)
+    connection.close()
+    answers = [guess(site, name, f"guess {number}") for number in range(11)]
+    assert {answer for answer, _ in answers} == {b"ERROR"}
+    waits = [seconds for _, seconds in answers]
+    # Lower bounds only: the machine may be slow.
+    assert min(waits) >= 0.5 and waits[10] >= 1.0
+    answer, _ = guess(site, "guest", "guest")
+    assert answer == b"CONNECTED"
 
 
 # TLS
