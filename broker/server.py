@@ -476,6 +476,7 @@ class Server:
                     "opened_at_ms": connection.opened_at_ms,
                     "protocol": type(connection.session).__name__,
                     "is_publisher": connection.is_publisher,
+                    "state": "closing" if connection.is_closing else "running",
                 }
                 for connection in self._connections
             ],

@@ -166,6 +166,7 @@ class Promise:
         self._done: Callable[[], None] | None = done
         self._commit: int | None = None
         self.is_closing = False
+        self.peer_closes_first = False
 
     def end_turn(self, commit: int) -> None:
         if self._commit is None:

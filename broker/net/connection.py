@@ -34,7 +34,8 @@ Sniff = Callable[[bytes, str, "Wake"], "tuple[Session, bytes] | bool | None"]
 UNSENT_BYTES_MAX = 8 << 20
 """Replies that may wait for a peer that does not read; beyond, it is not read from either."""
 LINGER_SECONDS = 5.0
-"""How long a closing connection may take to write what it still has to say."""
+"""How long a closing connection may take to write what it still has to say, and before that, how long its peer may take to
+close first where that is the protocol's way."""
 
 
 @implementer(IPushProducer, IHandshakeListener)
@@ -149,9 +150,9 @@ class Connection(Protocol):
         return first
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        if self._timer is not None:
+        if self._timer is not None and self._timer.active():
             self._timer.cancel()
-            self._timer = None
+        self._timer = None
         for listing in self._listings:
             listing.pop(self, None)
         session = self.session
@@ -204,12 +205,23 @@ class Connection(Protocol):
             self._let_go_of_all()
             self._is_closing = True
             transport.unregisterProducer()
-            # Half-closed and read on: closing with bytes unread would reset the connection, and what was said last be lost.
-            half_close = getattr(transport, "loseWriteConnection", transport.loseConnection)
-            half_close()
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._call_later(LINGER_SECONDS, self.abort)
+            if session.peer_closes_first:
+                # A client may take an end of the stream that comes with close-ok for a failure (lapin 2.5 does).
+                self._start_timer(LINGER_SECONDS, self._part)
+            else:
+                self._part()
+
+    def _part(self) -> None:
+        """End what we say and read on: closing with bytes unread would reset the connection, and what was said last be lost."""
+        transport: Any = self.transport
+        half_close = getattr(transport, "loseWriteConnection", transport.loseConnection)
+        half_close()
+        self._start_timer(LINGER_SECONDS, self.abort)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether only the socket is still there: the session is over, and nothing is taken from the peer any more."""
+        return self._is_closing
 
     def abort(self) -> None:
         """Drop the connection without waiting for what it would still write."""
@@ -260,13 +272,25 @@ class Connection(Protocol):
             self._arm()
 
     def shutdown(self, text: str) -> None:
-        """Tell the peer that the broker stops."""
+        """Tell the peer that the broker stops; one that was to close first is not waited for any longer."""
         session = self.session
-        if session is not None:
-            session.shutdown(text)
-            self.flush()
+        if session is None:
+            return
+        if self._is_closing:
+            if session.peer_closes_first:
+                self._part()
+            return
+        session.shutdown(text)
+        self.flush()
+        self._arm()
 
     # Time
+
+    def _start_timer(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call after so long, instead of what was to be called."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = self._call_later(seconds, call)
 
     def _arm(self) -> None:
         session = self.session
@@ -275,10 +299,8 @@ class Connection(Protocol):
         deadline = session.next_deadline()
         if deadline is None or (self._timer is not None and self._timer_at <= deadline + 0.001):
             return
-        if self._timer is not None:
-            self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._call_later(max(0.0, deadline - self._broker.clock.now()), self._tick)
+        self._start_timer(max(0.0, deadline - self._broker.clock.now()), self._tick)
 
     def _tick(self) -> None:
         self._timer = None

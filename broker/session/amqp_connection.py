@@ -55,6 +55,7 @@ PROTOCOL_HEADERS: Final = (PROTOCOL_HEADER, b"AMQP\x01\x01\x00\x09")
 CONNECTION_FORCED: Final = 320
 LOGIN_HELD_BYTES_MAX: Final = 262_144
 """What a peer may send ahead while its password is checked."""
+CLOSE_OK_FRAME: Final = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x33\xce"
 _ACK: Final = b"\x00\x3c\x00\x50"
 _ACK_BYTES: Final = 13
 
@@ -71,6 +72,7 @@ class AmqpConnection:
         "_heartbeat",
         "_held_bytes",
         "_input",
+        "_is_astray",
         "_is_paused",
         "_is_released",
         "_is_writable",
@@ -95,6 +97,7 @@ class AmqpConnection:
         "limits",
         "out",
         "peer",
+        "peer_closes_first",
         "promises",
         "publishing",
         "state",
@@ -118,6 +121,7 @@ class AmqpConnection:
         self.limits = limits
         self.peer = peer
         self.is_closing = False
+        self.peer_closes_first = False
         self.is_awake = False
         self.state = State.AWAITING_HEADER
         self.out: list[bytes] = []
@@ -155,12 +159,16 @@ class AmqpConnection:
         self._held_bytes = 0
         self._blocked_reason: str | None = None
         self._is_paused = False
+        self._is_astray = False
 
     # In
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer."""
         if self.is_closing:
+            return
+        if self._is_astray:
+            self._await_answer(data)
             return
         self._heartbeat.heard(self.broker.clock.now())
         if self.promises.held_reply is not None or self._is_paused or self._login is not None:
@@ -188,7 +196,8 @@ class AmqpConnection:
                 return
             if parser.violation is not None:
                 self._violated(parser.violation)
-            elif not commands:
+                return
+            if not commands:
                 return
             data = b""
 
@@ -256,8 +265,7 @@ class AmqpConnection:
     def _execute_closing(self, number: int, code: bytes) -> None:
         """connection.close was sent: only its answer, or the peer's own close, counts."""
         if number == 0 and code == methods.METHODS["connection.close"].code:
-            self.send("connection.close-ok")
-            self.finish()
+            self.close()
         elif number == 0 and code == methods.METHODS["connection.close-ok"].code:
             self.finish()
 
@@ -505,7 +513,7 @@ class AmqpConnection:
         else:
             self.renew_rights()
             return
-        self.refuse_with(CONNECTION_FORCED, f"CONNECTION_FORCED - {text}")
+        self.force_out(text)
         self.rouse()
 
     def renew_rights(self) -> None:
@@ -592,7 +600,14 @@ class AmqpConnection:
         self._close_at = now + self.limits.closing_seconds
         self._heartbeat = Heartbeat(0.0, 0.0, now)
         self._is_paused = False
+        self._login = None
         self.send("connection.close", code, text, class_id, method_id)
+
+    def force_out(self, text: str) -> None:
+        """Close for a reason that is not the peer's; what was held of its input leads up to its answer."""
+        self.refuse_with(CONNECTION_FORCED, f"CONNECTION_FORCED - {text}")
+        if self._input or self._backlog:
+            self._resume()
 
     def refuse_later(self) -> None:
         """Close without a word after a pause, as clients without `authentication_failure_close` expect."""
@@ -601,10 +616,20 @@ class AmqpConnection:
         self._close_at = self.broker.clock.now() + self.limits.refusal_seconds
 
     def _violated(self, violation: BrokerError) -> None:
-        if self.state is not State.CLOSING:
+        if self.state is State.OPEN:
             self._refuse_connection(violation, self._parser.violated_method)
-        # Where the next frame begins is not known any more, so no close-ok can be waited for.
-        self.finish()
+        elif self.state is not State.CLOSING:
+            self._refuse_connection(violation, self._parser.violated_method)
+            self.finish()
+            return
+        self._is_astray = True
+        self._input.clear()
+
+    def _await_answer(self, data: bytes) -> None:
+        """Look for the peer's close-ok where it is not known any more where a frame begins: it is the last that a peer says."""
+        self._start = (self._start + data)[-len(CLOSE_OK_FRAME) :]
+        if self._start == CLOSE_OK_FRAME:
+            self.finish()
 
     def _begin(self, header: bytes) -> None:
         """Answer the protocol header."""
@@ -638,9 +663,10 @@ class AmqpConnection:
         self.broker.forget_owner(self)
 
     def close(self) -> None:
-        """The peer closes: give everything back, then answer."""
+        """The peer closes: give everything back, then answer.  The socket is left for it to close, as RabbitMQ does."""
         self._release()
         self.send("connection.close-ok")
+        self.peer_closes_first = True
         self.finish()
 
     def finish(self) -> None:
@@ -661,12 +687,14 @@ class AmqpConnection:
         self.out = []
 
     def shutdown(self, text: str) -> None:
-        """The broker stops."""
-        if self.state in (State.AWAITING_HEADER, State.CLOSED):
-            self.finish()
+        """The broker stops: say so, and wait for the answer of a peer that was let in."""
+        state = self.state
+        if state is State.CLOSING:
             return
-        self.refuse_with(CONNECTION_FORCED, f"CONNECTION_FORCED - {text}")
-        self.finish()
+        if state not in (State.AWAITING_HEADER, State.CLOSED):
+            self.force_out(text)
+        if state is not State.OPEN:
+            self.finish()
 
 
 def _reply_text(error: BrokerError) -> str:

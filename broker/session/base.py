@@ -22,6 +22,11 @@ class Session(Protocol):
     is_closing: bool
     """True once the connection is to be closed when its output has been written."""
 
+    @property
+    def peer_closes_first(self) -> bool:
+        """Whether, once `is_closing`, it is the peer that closes the socket: its protocol ends with what it was told last."""
+        ...
+
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer; never raises: a protocol error becomes output and `is_closing`."""
         ...
@@ -68,7 +73,7 @@ class Session(Protocol):
         ...
 
     def shutdown(self, text: str) -> None:
-        """The broker stops: tell the peer in its protocol and set `is_closing`."""
+        """The broker stops: tell the peer in its protocol; `is_closing` is set then, or when the peer has answered."""
         ...
 
 

@@ -53,6 +53,7 @@ _SEND_SLACK: Final = 0.75
 class StompSession:
     """The protocol state of one STOMP connection."""
 
+    peer_closes_first: bool = False
     __slots__ = (
         "_accounts",
         "_beats",

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from broker.session.amqp_connection import PROTOCOL_HEADER, AmqpLimits
+from broker.wire.amqp import methods
 from broker.wire.amqp.frames import method_frame
 from broker.wire.amqp.methods import METHODS
-from tests.support.amqp import LOGIN, House, Peer
+from tests.support.amqp import LOGIN, House, Peer, published
 
 
 def tick(house: House, peer: Peer, seconds: float) -> None:
@@ -182,6 +183,8 @@ def test_a_stop_is_told() -> None:
             0,
         )
     ]
+    assert not peer.is_closing
+    peer.send(0, "connection.close-ok")
     assert peer.is_closing
 
 
@@ -224,3 +227,27 @@ def test_consumers_of_a_channel_are_bounded() -> None:
     for n in range(3):
         peer.consume("q", f"c{n}")
     assert peer.got()[-1][2] == 506
+
+
+def test_close_ok_is_found_where_frames_cannot_be_told_any_more() -> None:
+    peer = Peer(House()).login()
+    peer.feed(b"\x01\x00\x01\x00\x00\x00\x05\x00\x14\x00\x10\x00\xcd")
+    assert [got[1:3] for got in peer.got()] == [("connection.close", 501)]
+    peer.feed(b"\x00\xff\x01\x00")
+    close_ok = method_frame(0, methods.encode("connection.close-ok"))
+    peer.feed(close_ok[:5])
+    assert not peer.is_closing
+    peer.feed(close_ok[5:])
+    assert peer.is_closing and peer.got() == []
+
+
+def test_a_stop_finds_the_answer_behind_what_was_held() -> None:
+    house = House(is_slow=True)
+    peer = Peer(house).login().channel()
+    peer.declare("q", durable=True)
+    peer.feed(published("q", b"a")[:-3])
+    peer.session.shutdown("stop")
+    peer.feed(published("q", b"a")[-3:])
+    assert [got[1:3] for got in peer.got()] == [("connection.close", 320)]
+    peer.send(0, "connection.close-ok")
+    assert peer.is_closing
