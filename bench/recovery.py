@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TRAFFIC_SECONDS: Final = 3.0
+QUIET_SECONDS: Final = 1.5
+"""How long a broker that is to be killed in quiet is left alone before."""
 DECLARE_STEP: Final = 500
 TRAFFIC_QUEUE: Final = "bench.traffic"
 
@@ -147,6 +149,7 @@ def measure(
             time.sleep(random.uniform(TRAFFIC_SECONDS / 2, TRAFFIC_SECONDS))
             broker.kill()
     else:
+        time.sleep(QUIET_SECONDS)
         broker.kill()
     begin = broker.started_at
     return Start(

@@ -37,6 +37,10 @@ Extent = tuple[int, int, int, int, int, int, list[int]]
 """(first, last, segment, offset, size_bytes, crc, ranges): a chunk, seen from one lane."""
 
 
+_Published = tuple[int, list[int], int, int, tuple[int, int]]
+_Shifted = tuple[int, list[Extent], list[int]]
+
+
 def first_of(extent: Extent) -> int:
     """The first position of a chunk in its lane."""
     return extent[0]
@@ -205,6 +209,15 @@ class Lane:
         self.extents += extents
         self.extents.sort(key=first_of)
 
+    def shift(self, source: int, extents: list[Extent], moved: list[int]) -> None:
+        """Take a row of a `moved` record: first, last, count, bytes.  Raises ValueError if they are not in `source`."""
+        first, last, count, size_bytes = moved
+        index = self.runs.find(last)
+        if index < 0 or self.runs.figures[index * RUN_FIELDS + SEGMENT] != source:
+            raise ValueError(f"lane {self.number}: positions {first} to {last} are not in {source}")
+        mine = sorted((e for e in extents if first <= e[0] <= last), key=first_of)
+        self.move(index, mine, last, count, size_bytes)
+
     def add_pages(self, segment: int, pages: list[Page]) -> None:
         """Take in pages that were written for a run of the segment, unless it is gone or was moved meanwhile."""
         index = self.runs.find_from(pages[-1][4])
@@ -295,8 +308,8 @@ class State:
         self.segments: dict[int, SegmentState] = {}
         self.touched: set[int] = set()
         self.packed: dict[int, bytes] = {}
-        # Replayed chunks of lanes that nobody has looked at yet: what `Lane.extend` takes.
-        self.deferred: dict[int, list[tuple[int, list[int], int, int, tuple[int, int]]]] = {}
+        # What was replayed of lanes that nobody has looked at yet: what `Lane.extend` takes, or what `Lane.shift` does.
+        self.deferred: dict[int, list[_Published | _Shifted]] = {}
         self.before_change: Callable[[Lane], None] | None = None
 
     def find(self, number: int) -> Lane | None:
@@ -310,8 +323,11 @@ class State:
             elif later is not None:
                 lane = self.lanes[number] = Lane(number)
             if lane is not None and later is not None:
-                for extent in later:
-                    lane.extend(*extent)
+                for change in later:
+                    if len(change) == 5:
+                        lane.extend(*change)
+                    else:
+                        lane.shift(*change)
         return lane
 
     def lane(self, number: int) -> Lane:
@@ -344,9 +360,12 @@ class State:
             _, first, next, count, size_bytes, horizon = (
                 SUMMARY.unpack_from(known) if known is not None else (number, 0, 0, 0, 0, 0)
             )
-            if not count:
-                first = extents[0][1][0]
-            for _, ranges, living_bytes, _, _ in extents:
+            for change in extents:
+                if len(change) != 5:
+                    continue
+                ranges, living_bytes = change[1:3]
+                if not count:
+                    first = ranges[0]
                 count += sum(ranges[1::2])
                 size_bytes += living_bytes
                 first = min(first, ranges[0])
@@ -364,6 +383,9 @@ class State:
 
         A start must not unpack ten thousand lanes because each got a message.
         """
+        if record[0] == MOVED:
+            self._move(record, segment, chunks_offset, is_deferred=True)
+            return
         if record[0] != PUBLISH:
             self.apply(record, segment, chunks_offset)
             return
@@ -485,7 +507,9 @@ class State:
         self.packed.pop(number, None)
         self.touched.discard(number)
 
-    def _move(self, record: Record, segment: int, chunks_offset: int) -> None:
+    def _move(
+        self, record: Record, segment: int, chunks_offset: int, is_deferred: bool = False
+    ) -> None:
         """Let messages lie where they were copied to: in the same batch, so never in two places or none."""
         _, source, chunks, moves = record
         extents: dict[int, list[Extent]] = {}
@@ -497,13 +521,13 @@ class State:
                     (ranges[0], last, segment, at, size_bytes, crc, ranges)
                 )
         left, taken = self.segment(source), self.segment(segment)
-        for number, first, last, count, size_bytes in moves:
-            lane = self.lane(number)
-            index = lane.runs.find(last)
-            if index < 0 or lane.runs.figures[index * RUN_FIELDS + SEGMENT] != source:
-                raise ValueError(f"lane {number}: positions {first} to {last} are not in {source}")
-            mine = sorted((e for e in extents[number] if first <= e[0] <= last), key=first_of)
-            lane.move(index, mine, last, count, size_bytes)
+        for number, *moved in moves:
+            count, size_bytes = moved[2:]
+            if is_deferred and number not in self.lanes and number in self.packed:
+                self.deferred.setdefault(number, []).append((source, extents[number], moved))
+                self.touched.add(number)
+            else:
+                self.lane(number).shift(source, extents[number], moved)
             left.count -= count
             left.bytes -= size_bytes
             taken.count += count
