@@ -87,7 +87,9 @@ class Duty:
     def _check_folder(self) -> None:
         folder = self._config.broker_folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            # What others of this machine must not read: messages, and what passwords are known by.
+            folder.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o750, exist_ok=True)
         except OSError as error:
             raise StartFailed(
                 f"cannot make the data folder {folder}: {error.strerror}; choose one you may write to with --data"
@@ -168,12 +170,20 @@ class Duty:
                 self._failover.opened(server.prod_store)
             server.serve()
             server.listen(self._kept)
-        except BaseException:
+        except BaseException as error:
             self._server = None
             with contextlib.suppress(StoreError, OSError):
                 server.abandon()
-            if self._failover is not None:
-                self._failover.stop()
+            failover = self._failover
+            if failover is not None and isinstance(error, Fenced):
+                # Followed before it served, as on a machine that stood still: be a standby, not a failure.
+                failover.fence(str(error))
+                self._switch_to_standby()
+                failover.let_go()
+                self._wait_warm()
+                return
+            if failover is not None:
+                failover.stop()
             raise
         self._reactor.addSystemEventTrigger("after", "startup", self._serving, server)
 
@@ -260,12 +270,16 @@ class Duty:
     # Standing by
 
     def _stand_by(self) -> None:
-        for index, listener in enumerate(self._config.listeners):
-            if listener.protocol == "management":
-                self._keep_management(index, listener)
-        threading.Thread(target=self._warm, name="standby-warming", daemon=True).start()
+        self._wait_warm()
         assert self._failover is not None, "without a locker nobody stands by"
         self._failover.stand_by()
+
+    def _wait_warm(self) -> None:
+        """Show on the management listener what is waited for, and import meanwhile."""
+        for index, listener in enumerate(self._config.listeners):
+            if listener.protocol == "management" and index not in self._kept:
+                self._keep_management(index, listener)
+        threading.Thread(target=self._warm, name="standby-warming", daemon=True).start()
 
     def _warm(self) -> None:
         """Import now what serving needs: at a take-over it would be most of the work (measured: 130 of 165 ms)."""
