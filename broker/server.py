@@ -76,6 +76,17 @@ def run(config: Config) -> int:
     return duty.exit_status
 
 
+def warn_of_clear_text(listener: Listener, host: str) -> None:
+    """Say so if other machines reach a listener without TLS; `host` is the address it got."""
+    if listener.tls is None and host != "::1" and not host.startswith("127."):
+        log.warning(
+            "%s on %s:%d is open to other machines without TLS, passwords in the clear: see docs/security.md",
+            listener.protocol,
+            host,
+            listener.port,
+        )
+
+
 def listen(reactor: Any, listener: Listener, factory: Any) -> Any:
     """Listen for a protocol; returns the port.  Raises StartFailed."""
     try:
@@ -363,6 +374,8 @@ class Server:
         log.info(
             "broker active, epoch %d, data %s: %s", self._epoch, self._config.data_folder, places
         )
+        for one, port in self._listening():
+            warn_of_clear_text(one, port.getHost().host)
 
     def _tick(self) -> None:
         if self._is_stopping:

@@ -283,7 +283,8 @@ def is_ready(place: Place) -> bool:
 def check_folder(folder: Path) -> None:
     """Make the data folder if it is missing; raises Failure if it cannot be written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        # Records and messages are not everybody's.
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         probe = folder / f".write-{os.getpid()}"
         probe.touch()
         probe.unlink()

@@ -119,8 +119,9 @@ class FailedLogins:
 
 
 def _forget(tally: _Tally, pace: Pace, now: float) -> None:
-    tally.failures = max(0.0, tally.failures - (now - tally.at) / pace.forget_seconds)
-    tally.at = now
+    passed = max(0.0, now - tally.at)
+    tally.failures = max(0.0, tally.failures - passed / pace.forget_seconds)
+    tally.at += passed
 
 
 def source_of(peer: str) -> str:

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.interop
 
 WAIT = 60
 FILES = 300
-LOGIN_SECONDS = 1.0
+LOGIN_SECONDS = 5.0
 MIB = 1 << 20
 
 
@@ -88,12 +89,25 @@ class Receipts(stomp.ConnectionListener):  # type: ignore[misc]
         self.count += 1
 
 
-def publish(site: Attacked, count: int) -> None:
+def logged_in(site: Attacked) -> Any:
+    """A client that has logged in; tried again, since a busy machine may be slower than the broker's patience."""
+    deadline = time.monotonic() + WAIT
+    while True:
+        client = stomp.Connection12([("127.0.0.1", site.port(61613))], reconnect_attempts_max=1)
+        try:
+            client.connect("guest", "guest", wait=True)
+        except stomp.exception.ConnectFailedException:
+            assert time.monotonic() < deadline, site.logs()
+            time.sleep(0.1)
+        else:
+            return client
+
+
+def publish(site: Attacked, count: int, client: Any = None) -> None:
     """Persistent messages of 100 KB, each confirmed."""
-    client = stomp.Connection12([("127.0.0.1", site.port(61613))], reconnect_attempts_max=1)
+    client = client or logged_in(site)
     receipts = Receipts()
     client.set_listener("receipts", receipts)
-    client.connect("guest", "guest", wait=True)
     for number in range(count):
         client.send("/queue/attacked", b"x" * 100_000, receipt=str(number), persistent="true")
     deadline = time.monotonic() + WAIT
@@ -127,45 +141,29 @@ def flood(peer: socket.socket, piece: bytes, total_bytes: int) -> None:
 
 def test_more_connections_than_open_files(site: Attacked) -> None:
     """They are closed at once; the store still gets its files, and who has logged in goes on."""
-    client = stomp.Connection12([("127.0.0.1", site.port(61613))])
-    client.connect("guest", "guest", wait=True)
+    client = logged_in(site)
     idle = [site.connect((15672, 61613, 5672, 15674)[number % 4]) for number in range(FILES + 50)]
     # More than one segment of one MiB.
-    receipts = Receipts()
-    client.set_listener("receipts", receipts)
-    for number in range(30):
-        client.send("/queue/attacked", b"x" * 100_000, receipt=str(number), persistent="true")
-    deadline = time.monotonic() + WAIT
-    while receipts.count < 30 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert receipts.count == 30, site.logs()
+    publish(site, 30, client)
     log = (site.folder / "broker.log").read_text()
     assert "connections are open, what the system allows (ulimit -n)" in log
     assert log.count("what the system allows") < 20
     for one in idle:
         one.close()
-    client.disconnect()
-    deadline = time.monotonic() + WAIT
-    while True:
-        try:
-            publish(site, 1)
-        except stomp.exception.ConnectFailedException:
-            assert time.monotonic() < deadline, site.logs()
-            time.sleep(0.1)
-        else:
-            break
+    publish(site, 1)
 
 
-@pytest.mark.parametrize("port", [61613, 5672, 15674])
-@pytest.mark.parametrize("begin", [b"", b"C", b"A", b"\n"], ids=["nothing", "C", "A", "newline"])
-def test_silence_ends_when_the_time_to_log_in_is_over(
-    site: Attacked, port: int, begin: bytes
-) -> None:
-    peer = site.connect(port)
-    peer.sendall(begin)
+def test_silence_ends_when_the_time_to_log_in_is_over(site: Attacked) -> None:
+    peers = []
     began = time.monotonic()
-    ended(peer)
-    assert time.monotonic() - began >= LOGIN_SECONDS * 0.5 or begin
+    for port in (61613, 5672, 15674):
+        for begin in (b"", b"C", b"A", b"\n", b"GET /ws HTTP/1.1\r\n"):
+            peers.append((site.connect(port), begin))
+            peers[-1][0].sendall(begin)
+    for peer, begin in peers:
+        ended(peer)
+        assert begin or time.monotonic() - began >= LOGIN_SECONDS
+        peer.close()
 
 
 FLOODS = {
@@ -248,6 +246,13 @@ def test_who_guesses_waits_and_others_do_not(site: Attacked, name: str) -> None:
     assert min(waits) >= 0.5 and waits[10] >= 1.0
     answer, _ = guess(site, "guest", "guest")
     assert answer == b"CONNECTED"
+
+
+def test_the_data_are_not_everybodys(site: Attacked) -> None:
+    """Messages, and what passwords are known by, lie below folders that only owner and group enter."""
+    for folder in (site.data, site.data / "broker"):
+        assert folder.stat().st_mode & 0o007 == 0
+    assert site.processes["broker run"].poll() is None
 
 
 # TLS
