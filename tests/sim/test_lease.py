@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.lease_world import Broken, Rules, run_history
-from tests.support.seeds import seeds
+from tests.support.seeds import no_logs, seeds
 
 SEEDS = seeds("GRIDMSG_LEASE_SEEDS", 150)
 FAIR = ("kill", "stop", "suspend", "unwritable", "handover", "reboot", "hang", "blip", "slow")
@@ -27,6 +27,7 @@ RULES = (
 )
 
 
+@no_logs()
 def test_one_owner_nothing_lost_always_a_successor():
     """One confirming owner at a time; what was confirmed is in the history; in bounded time somebody serves."""
     tally: dict[str, int] = {}
@@ -80,6 +81,7 @@ TRAPS = {
 
 
 @pytest.mark.parametrize("trap", TRAPS)
+@no_logs()
 def test_with_the_rule_off_the_judge_finds_trap(trap):
     rules, count = TRAPS[trap]
     for seed in range(count):

@@ -13,7 +13,7 @@ from store.errors import Corrupt, Fenced
 from store.interface import StoredMessage
 from store.lease import InUse
 from tests.support.disk import SimulatedDisk
-from tests.support.seeds import seeds
+from tests.support.seeds import no_logs, seeds
 from tests.support.store_drive import Stepped, message, unit
 
 SEEDS = seeds("GRIDMSG_TAKEOVER_SEEDS", 120)
@@ -180,6 +180,7 @@ def run_history(seed: int) -> Arena:
     return arena
 
 
+@no_logs()
 def test_a_take_over_at_any_call_loses_nothing_confirmed():
     take_overs = fenced = confirmed = settled = 0
     for seed in SEEDS:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+from collections.abc import Iterator
 
 
 def seeds(variable: str, count: int) -> range:
@@ -10,3 +13,13 @@ def seeds(variable: str, count: int) -> range:
     first, _, number = os.environ.get(variable, str(count)).rpartition(":")
     start = int(first or "0")
     return range(start, start + int(number))
+
+
+@contextlib.contextmanager
+def no_logs() -> Iterator[None]:
+    """Keep what thousands of histories log from being kept."""
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
