@@ -241,7 +241,7 @@ class Journal:
                     if overlay.removes_nothing:
                         rows = found
                         break
-                    rows += [row for row in found if overlay.is_alive(row[0])]
+                    rows += overlay.living(found)
                     if rows:
                         break
                     position = found[-1][0] + 1
@@ -251,9 +251,13 @@ class Journal:
                 is_all = True
             if len(rows) < count_max and is_all:
                 rows += overlay.rows(first)
+        if len(rows) > count_max:
+            del rows[count_max:]
+        if not counts and sum([len(m.body) + len(m.header) for _, m in rows]) < bytes_max:
+            return [(position, message, 0) for position, message in rows]
         result = []
         size_bytes = 0
-        for position, message in rows[:count_max]:
+        for position, message in rows:
             result.append((position, message, counts.get(position, 0) if counts else 0))
             size_bytes += len(message.body) + len(message.header)
             if size_bytes >= bytes_max:

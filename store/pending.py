@@ -58,6 +58,13 @@ class Overlay:
             return False
         return not any(position < end and position not in keep for end, keep in self._purged)
 
+    def living(self, rows: list[tuple[int, StoredMessage]]) -> list[tuple[int, StoredMessage]]:
+        """Of written messages, those that no waiting unit removes."""
+        if self.is_dropped or self._purged:
+            return [row for row in rows if self.is_alive(row[0])]
+        removed = self._removed
+        return [row for row in rows if row[0] not in removed]
+
     def rows(self, first: int) -> list[tuple[int, StoredMessage]]:
         """The messages that wait and live, from `first` on."""
         return [row for row in self._published if row[0] >= first and self.is_alive(row[0])]

@@ -177,6 +177,10 @@ def encode_chunk(messages: list[StoredMessage]) -> bytes:
     return packed
 
 
+_CHUNK_FIELDS: Final = 9
+"""Of a message in a chunk, without a trace."""
+
+
 def debt_of(records: list[Record]) -> int:
     """How many records a replay of these costs as much as: what moves counts for each lane that it touches."""
     return len(records) + sum([len(record[3]) for record in records if record[0] == MOVED])
@@ -185,33 +189,27 @@ def debt_of(records: list[Record]) -> int:
 def decode_chunk(raw: bytes, segment: int, offset: int) -> list[StoredMessage]:
     """Make the messages of a chunk that lies at `offset` of `segment`."""
     messages = []
-    for (
-        exchange,
-        key,
-        format,
-        header,
-        body,
-        persistent,
-        priority,
-        at,
-        expires,
-        *trace,
-    ) in decode_value(raw):
-        message = StoredMessage(
-            exchange,
-            key,
-            format,
-            header,
+    make = StoredMessage.__new__
+    for row in decode_value(raw):
+        trace = row.pop() if len(row) > _CHUNK_FIELDS else b""
+        # As its constructor would, without the call: draining a backlog is mostly this.
+        message = make(StoredMessage)
+        (
+            message.exchange,
+            message.routing_key,
+            message.format,
+            message.header,
             body,
-            is_persistent=persistent,
-            priority=priority,
-            published_at=at,
-            expires_at=expires,
-            trace=trace[0] if trace else b"",
-        )
+            message.is_persistent,
+            message.priority,
+            message.published_at,
+            message.expires_at,
+        ) = row
+        message.body = body
+        message.trace = trace
         message.segment = segment
         message.offset = offset
-        message.size = len(body) + len(header)
+        message.size = len(body) + len(message.header)
         messages.append(message)
     return messages
 

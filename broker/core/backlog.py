@@ -42,17 +42,21 @@ def load(queue: Queue, lane: Lane) -> bool:
             return False
         lane.paged_from = rows[-1][0] + 1
         rows = waiting(queue, lane, rows)
-    read_bytes = 0
+    vhost, append, from_stored = queue.vhost, lane.ready.append, Message.from_stored
+    redelivered_before = lane.redelivered_before
+    destination = vhost.destination_of(rows[0][1].exchange, rows[0][1].routing_key)
     for position, stored, count in rows:
-        destination = queue.vhost.destination_of(stored.exchange, stored.routing_key)
-        message = Message.from_stored(stored, destination)
-        if position < lane.redelivered_before and count == 0:
+        if stored.routing_key != destination.routing_key or stored.exchange != destination.exchange:
+            destination = vhost.destination_of(stored.exchange, stored.routing_key)
+        message = from_stored(stored, destination)
+        if not count and position < redelivered_before:
             count = 1  # handed out before the restart, as far as can be known
-        lane.ready.append(Delivery(queue, lane, position, message, True, count))
-        lane.bytes += len(message.body)
-        read_bytes += len(message.body) if lane.is_exact else message.size
+        append(Delivery(queue, lane, position, message, True, count))
         if message.expires_at and not queue.has_expiry:
             queue.note_expiry(message)
+    body_bytes = sum([len(row[1].body) for row in rows])
+    lane.bytes += body_bytes
+    read_bytes = body_bytes if lane.is_exact else sum([row[1].size for row in rows])
     lane.paged_count = max(0, lane.paged_count - len(rows))
     lane.paged_bytes = max(0, lane.paged_bytes - read_bytes) if lane.paged_count else 0
     lane.has_gaps = lane.has_gaps and lane.paged_count > 0

@@ -53,16 +53,19 @@ class Message(StoredMessage):
     @classmethod
     def from_stored(cls, stored: StoredMessage, destination: Destination) -> Message:
         """Make a message of what the store read; location and header are taken over."""
-        message = cls(
-            destination,
-            stored.format,
-            stored.header,
-            stored.body,
-            stored.is_persistent,
-            stored.priority,
-            stored.published_at,
-            stored.expires_at,
-        )
+        message = cls.__new__(cls)
+        message.destination = destination
+        message.exchange = stored.exchange
+        message.routing_key = stored.routing_key
+        message.format = stored.format
+        message.header = stored.header
+        message.body = stored.body
+        message.is_persistent = stored.is_persistent
+        message.priority = stored.priority
+        message.published_at = stored.published_at
+        message.expires_at = stored.expires_at
+        message._other = None
+        message._properties = None
         message.segment = stored.segment
         message.offset = stored.offset
         message.size = stored.size
