@@ -97,8 +97,8 @@ class AdmittedFactory(Factory):
         lost = made.connectionLost
 
         def connection_lost(*reason: Any) -> None:
-            # Once only, whoever calls.
-            made.connectionLost = lost
+            # Once only, whoever calls; and nothing is left that points from the connection to itself.
+            del made.connectionLost
             self._open_count -= 1
             self._sockets.count -= 1
             lost(*reason)

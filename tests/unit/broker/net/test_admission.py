@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import resource
+import weakref
 
 import pytest
 from twisted.internet.address import IPv4Address
@@ -72,6 +74,21 @@ def test_an_end_that_is_told_twice_counts_once(sockets):
     made.connectionLost("closed")
     made.connectionLost("closed")
     assert sockets.count == 0 and made.lost == 2
+
+
+def test_a_connection_that_has_ended_needs_no_collector(sockets):
+    factory = admitted(sockets)
+    gc.collect()
+    gc.disable()
+    try:
+        made = connect(factory)
+        made.connectionLost("closed")
+        seen = weakref.ref(made)
+        made.transport.protocol = None
+        del made
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_what_the_wrapped_factory_refuses_is_not_counted(sockets):
