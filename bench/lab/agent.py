@@ -472,6 +472,9 @@ class Agent:
             self._waits_for = "consume"
         elif wanted == "scout":
             self._is_scouting = bool(order["wanted"])
+        elif wanted == "call":
+            assert self._probe is not None, "only a site with a broker is told"
+            self._probe.call(order["method"], order["path"], order["body"])
         elif wanted == "pause":
             self._pause(order["channels"])
         elif wanted == "publish":
@@ -506,7 +509,10 @@ class Agent:
             self._waits_for = ""
 
     def _sample(self, now_ns: int) -> dict[str, Any]:
-        errors = sorted({one.last_error for one in self._connections if one.last_error})
+        told = {one.last_error for one in self._connections}
+        if self._probe is not None:
+            told.add(self._probe.refusal)
+        errors = sorted(told - {""})
         return {
             "sample": {
                 "at_ns": now_ns,

@@ -85,7 +85,7 @@ def _duration(context: click.Context, option: click.Parameter, text: str | None)
     "--scale",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
-    help="Multiply the counts of messages, and of cuts and kills by chance.",
+    help="Multiply the counts of messages, and of cuts, kills and unlinks by chance.",
 )
 @click.option("--keep", is_flag=True, help="Keep the brokers' stores after a run without fault.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, without series.")
@@ -158,6 +158,7 @@ def adapted(topology: Topology, duration: float | None, seed: int | None, scale:
             changed.chaos,
             cuts=round(changed.chaos.cuts * scale),
             kills=round(changed.chaos.kills * scale),
+            unlinks=round(changed.chaos.unlinks * scale),
         )
         changed = replace(changed, channels=channels, chaos=chaos)
     return changed

@@ -30,6 +30,7 @@ from bench.lab.site import (
     SiteFailed,
     agent_plan,
     broker_config,
+    link_row,
     producer_numbers,
 )
 from bench.lab.topology import Event, Topology
@@ -37,7 +38,7 @@ from broker.errors import ConfigError
 
 LEAD_SECONDS: Final = 0.5
 """Between the order to publish and its first moment, so that all agents begin together."""
-ANSWER_SECONDS_MAX: Final = 90.0
+ANSWER_SECONDS_MAX: Final = 180.0
 LINGER_SECONDS: Final = 2.0
 """Waited after everything arrived, for what would come twice."""
 ANSWERED_SECONDS_MAX: Final = 120.0
@@ -74,6 +75,7 @@ class Experiment:
         self._agents: dict[str, AgentProcess] = {}
         self._answered: dict[str, set[str]] = {}
         self._next_sample = 0.0
+        self._secret = Secret()
 
     @property
     def ground(self) -> Ground:
@@ -128,7 +130,7 @@ class Experiment:
 
     def _start_sites(self) -> None:
         topology = self.topology
-        secret = Secret()
+        secret = self._secret
         self._show("starting the brokers")
         for site in topology.brokers:
             config = broker_config(site, topology, self.ground, secret)
@@ -218,11 +220,22 @@ class Experiment:
             else:
                 how = ", ".join(f"{name} {value:g}" for name, value in event.fields.items())
                 self.ground.relay.set(path.name, **event.fields)
+        elif event.kind in ("unlink", "link"):
+            self._change_link(event)
         elif event.kind == "kill":
             self._brokers[event.subject].kill()
         else:
             self._brokers[event.subject].start()
         self.record.note_event(now_ns, event.kind, event.subject, how)
+
+    def _change_link(self, event: Event) -> None:
+        """Take a link away, or put it back, by the API of the broker that dials."""
+        path = self.topology.paths[event.subject]
+        row = link_row(path, self.topology, self.ground, self._secret)
+        method, body = ("DELETE", None) if event.kind == "unlink" else ("PUT", row)
+        self._agents[path.first].order(
+            "call", method=method, path=f"/api/links/{path.name}", body=body
+        )
 
     def _listen(self, seconds: float) -> None:
         """Take what agents say for a while; sample when it is time."""

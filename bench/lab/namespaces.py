@@ -27,7 +27,7 @@ DEVICE_PACKETS: Final = 10_000
 """Queue of a device, so that the emulated line drops and not the device."""
 RECEIVE_BYTES_DEFAULT: Final = 131_072
 SEND_BYTES_DEFAULT: Final = 65_536
-COMMAND_SECONDS_MAX: Final = 20.0
+COMMAND_SECONDS_MAX: Final = 60.0
 END_SECONDS_MAX: Final = 5.0
 
 

@@ -12,6 +12,7 @@ import threading
 from typing import Any, Final, final
 
 TIMEOUT_SECONDS: Final = 5.0
+CALL_TRIES: Final = 60
 _HEADERS: Final = {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()}
 
 
@@ -23,6 +24,8 @@ class Probe:
         self._port = port
         self._every_seconds = every_seconds
         self.latest: dict[str, Any] | None = None
+        self.refusal = ""
+        self.is_failed = False
         self._stopped = threading.Event()
         threading.Thread(target=self._run, name="probe", daemon=True).start()
 
@@ -32,6 +35,31 @@ class Probe:
                 self.latest = self._look()
             except (OSError, http.client.HTTPException, ValueError):
                 self.latest = None
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None) -> None:
+        """Make a call of the API beside everything else; what it refuses is in `refusal`."""
+        threading.Thread(target=self._call, args=(method, path, body), daemon=True).start()
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> None:
+        raw = None if body is None else json.dumps(body)
+        for _ in range(CALL_TRIES):
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", self._port, timeout=TIMEOUT_SECONDS
+            )
+            try:
+                connection.request(method, path, raw, _HEADERS)
+                response = connection.getresponse()
+                text = response.read().decode(errors="replace")
+            except (OSError, http.client.HTTPException) as error:
+                # The broker may have been killed a moment ago.
+                self.refusal = f"{method} {path}: {error}"
+            else:
+                if response.status < http.client.BAD_REQUEST:
+                    return
+                self.refusal = f"{method} {path}: {response.status} {text[:200]}"
+            if self._stopped.wait(self._every_seconds):
+                return
+        self.is_failed = True
 
     def _look(self) -> dict[str, Any] | None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_SECONDS)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Final, final
 
-ANSWER_SECONDS_MAX: Final = 15.0
+ANSWER_SECONDS_MAX: Final = 60.0
 END_SECONDS_MAX: Final = 3.0
 
 

@@ -1,6 +1,7 @@
 """When what happens in a run: the events of the topology and those that chance adds, in order.
 
-Pure.  Invariants: the same seed gives the same schedule; two cuts of one path, or two kills of one broker, do not overlap.
+Pure.  Invariants: the same seed gives the same schedule; two events of chance for one path, or one broker, do
+not overlap.
 Tests: tests/unit/bench/lab/test_schedule.py.
 """
 
@@ -40,6 +41,13 @@ class Schedule:
             subject, begin, stop = placed
             events.append(Event(begin, "kill", subject))
             events.append(Event(stop, "start", subject))
+        for _ in range(chaos.unlinks):
+            placed = _place(chance, busy, links, topology.duration, chaos.unlink_seconds)
+            if placed is None:
+                break
+            subject, begin, stop = placed
+            events.append(Event(begin, "unlink", subject))
+            events.append(Event(stop, "link", subject))
         self.events = sorted(events, key=lambda one: one.at)
         self._done = 0
 
@@ -72,9 +80,9 @@ def _busy(events: list[Event]) -> dict[str, list[tuple[float, float]]]:
     """When each path is cut and each broker down, by the topology's own events."""
     busy: dict[str, list[tuple[float, float]]] = {}
     begun: dict[tuple[str, str], float] = {}
-    ends = {"mend": "cut", "start": "kill"}
+    ends = {"mend": "cut", "start": "kill", "link": "unlink"}
     for one in events:
-        if one.kind in ("cut", "kill"):
+        if one.kind in ends.values():
             begun[one.kind, one.subject] = one.at
         elif one.kind in ends:
             begin = begun.get((ends[one.kind], one.subject), 0.0)

@@ -21,7 +21,7 @@ from bench.lab.topology import Channel, Path, Topology
 from broker.session.passwords import hash_password
 
 LOGIN: Final = "lab"
-START_SECONDS_MAX: Final = 60.0
+START_SECONDS_MAX: Final = 180.0
 STOP_SECONDS_MAX: Final = 20.0
 LOG_CHARACTERS: Final = 1500
 RETRY_SECONDS: Final = 0.2
@@ -63,12 +63,14 @@ def broker_config(site: str, topology: Topology, ground: Ground, secret: Secret)
     ]
     for path in topology.paths.values():
         if path.is_link and path.first == site:
-            lines += link_config(path, topology, ground, secret)
+            row = link_row(path, topology, ground, secret)
+            # JSON's texts, numbers and lists of these are TOML's, too.
+            lines += ["[[link]]", *(f"{key} = {json.dumps(one)}" for key, one in row.items())]
     return "\n".join(lines) + "\n"
 
 
-def link_config(path: Path, topology: Topology, ground: Ground, secret: Secret) -> list[str]:
-    """The `[[link]]` of a path, at its first site: both directions over what it dials."""
+def link_row(path: Path, topology: Topology, ground: Ground, secret: Secret) -> dict[str, Any]:
+    """The link of a path, as its first site is told: both directions over what it dials; empty when nothing flows."""
     host, port = ground.address(path, path.first)
     exchanges = [one.address for one in topology.channels if not one.is_queue]
     pushed, pulled = [], []
@@ -83,20 +85,19 @@ def link_config(path: Path, topology: Topology, ground: Ground, secret: Secret) 
         "push-queues": pushed,
         "pull-queues": pulled,
     }
-    carried = [f"{key} = {json.dumps(names)}" for key, names in keys.items() if names]
+    carried = {key: names for key, names in keys.items() if names}
     if not carried:
-        return []
-    return [
-        "[[link]]",
-        f'name = "{path.name}"',
-        f'address = ["{host}:{port}"]',
-        f'user = "{LOGIN}"',
-        f'password = "{secret.password}"',
-        f"connections = {path.connections}",
-        f'retry = "{RETRY_SECONDS:g}s"',
-        f'retry-max = "{RETRY_SECONDS_MAX:g}s"',
-        *carried,
-    ]
+        return {}
+    return {
+        "name": path.name,
+        "address": [f"{host}:{port}"],
+        "user": LOGIN,
+        "password": secret.password,
+        "connections": path.connections,
+        "retry": f"{RETRY_SECONDS:g}s",
+        "retry-max": f"{RETRY_SECONDS_MAX:g}s",
+        **carried,
+    }
 
 
 def declarations(site: str, topology: Topology) -> list[list[Any]]:

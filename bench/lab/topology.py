@@ -128,7 +128,7 @@ class ChannelSection(Section, frozen=True, kw_only=True):
 
 
 class EventSection(Section, frozen=True, kw_only=True):
-    """`[[event]]`: something that happens at a time; one of cut, kill, change."""
+    """`[[event]]`: something that happens at a time; one of cut, kill, change, unlink."""
 
     at: Duration
     cut: Annotated[list[str], Meta(description="A path, by its two sites: nothing passes.")] = (
@@ -138,8 +138,12 @@ class EventSection(Section, frozen=True, kw_only=True):
     change: Annotated[list[str], Meta(description="A path: as told from here on.")] = field(
         default_factory=list
     )
+    unlink: Annotated[
+        list[str], Meta(description="A path: its link is taken away, with what waits in it.")
+    ] = field(default_factory=list)
     for_: Annotated[
-        Duration, Meta(description="Until the path is mended, or the broker started again.")
+        Duration,
+        Meta(description="Until the path is mended, the broker started again, the link put back."),
     ] = 0.0
     how: Annotated[
         Cut, Meta(description="silent: packets vanish; reset: connections are killed too.")
@@ -155,8 +159,10 @@ class ChaosSection(Section, frozen=True, kw_only=True):
 
     cuts: Annotated[int, Meta(description="Of any path that carries a link.", ge=0, le=10_000)] = 0
     kills: Annotated[int, Meta(description="Of any broker.", ge=0, le=10_000)] = 0
+    unlinks: Annotated[int, Meta(description="Links taken away and put back.", ge=0, le=10_000)] = 0
     cut_for: Annotated[Duration, Meta(description="At most.", ge=0.01)] = 2.0
     kill_for: Annotated[Duration, Meta(description="At most.", ge=0.0)] = 1.0
+    unlink_for: Annotated[Duration, Meta(description="At most.", ge=0.01)] = 2.0
 
 
 @final
@@ -225,7 +231,7 @@ class Event:
     """What happens `at` seconds after publishing began; `subject` is a path's or a site's name."""
 
     at: float
-    kind: Literal["cut", "mend", "kill", "start", "change"]
+    kind: Literal["cut", "mend", "kill", "start", "change", "unlink", "link"]
     subject: str
     is_reset: bool = False
     fields: dict[str, float] = dataclass_field(default_factory=dict)
@@ -240,6 +246,8 @@ class Chaos:
     kills: int
     cut_seconds: float
     kill_seconds: float
+    unlinks: int = 0
+    unlink_seconds: float = 2.0
 
 
 @final
@@ -356,7 +364,10 @@ class _Reader:
             paths=self._paths,
             channels=tuple(channels),
             events=tuple(sorted(events, key=lambda one: one.at)),
-            chaos=Chaos(chaos.cuts, chaos.kills, chaos.cut_for, chaos.kill_for),
+            chaos=Chaos(
+                *(chaos.cuts, chaos.kills, chaos.cut_for, chaos.kill_for),
+                *(chaos.unlinks, chaos.unlink_for),
+            ),
             text=text,
         )
 
@@ -458,8 +469,8 @@ class _Reader:
         place = ("event", number)
         if row.at > duration:
             raise self._error((*place, "at"), f"is after the end of publishing ({duration:g} s)")
-        if [bool(row.cut), bool(row.kill), bool(row.change)].count(True) != 1:
-            raise self._error(place, "one of cut, kill and change expected")
+        if sum(map(bool, (row.cut, row.kill, row.change, row.unlink))) != 1:
+            raise self._error(place, "one of cut, kill, change and unlink expected")
         if row.kill:
             site = self._sites.get(row.kill)
             if site is None or site.uses:
@@ -469,6 +480,12 @@ class _Reader:
             name = self._path_name((*place, "cut"), row.cut)
             cut = Event(row.at, "cut", name, row.how == "reset")
             return [cut, Event(row.at + (row.for_ or 1.0), "mend", name)]
+        if row.unlink:
+            name = self._path_name((*place, "unlink"), row.unlink)
+            if not self._paths[name].is_link:
+                raise self._error((*place, "unlink"), f"{name} has no link")
+            taken = Event(row.at, "unlink", name)
+            return [taken, Event(row.at + (row.for_ or 1.0), "link", name)]
         return self._changes(place, row)
 
     def _changes(self, place: tuple[str | int, ...], row: EventSection) -> list[Event]:

@@ -12,8 +12,8 @@ BASE = topology.parse(
 )
 
 
-def chaotic(cuts=40, kills=10, seed=1, events=()):
-    chaos = Chaos(cuts, kills, 0.5, 0.5)
+def chaotic(cuts=40, kills=10, unlinks=0, seed=1, events=()):
+    chaos = Chaos(cuts, kills, 0.5, 0.5, unlinks, 0.5)
     return Schedule(replace(BASE, chaos=chaos, seed=seed, events=events))
 
 
@@ -23,14 +23,15 @@ def test_the_same_seed_gives_the_same_moments():
 
 
 def test_all_are_there_and_each_ends():
-    assert chaotic().counts() == {"cut": 40, "mend": 40, "kill": 10, "start": 10}
+    counts = chaotic(unlinks=5).counts()
+    assert counts == {"cut": 40, "mend": 40, "kill": 10, "start": 10, "unlink": 5, "link": 5}
 
 
 def test_nothing_happens_twice_at_a_time_to_one_subject():
     own = (Event(5.0, "kill", "a"), Event(30.0, "start", "a"))
     is_away = set()
-    for one in chaotic(kills=30, events=own).events:
-        if one.kind in ("cut", "kill"):
+    for one in chaotic(kills=30, unlinks=20, events=own).events:
+        if one.kind in ("cut", "kill", "unlink"):
             assert one.subject not in is_away
             is_away.add(one.subject)
         else:

@@ -84,6 +84,10 @@ def test_events_come_in_pairs_and_in_order():
         change = ["zagreb", "lyon"]
         round-trip = "250ms"
         for = "1s"
+        [[event]]
+        at = "25s"
+        unlink = ["lyon", "zagreb"]
+        for = "2s"
         """
     )
     found = topology.parse(text).events
@@ -94,6 +98,8 @@ def test_events_come_in_pairs_and_in_order():
         (15, "mend", "cern--zagreb"),
         (20, "kill", "lyon"),
         (21, "start", "lyon"),
+        (25, "unlink", "zagreb--lyon"),
+        (27, "link", "zagreb--lyon"),
     ]
     assert found[0].is_reset
     assert [one.fields["delay_ns"] for one in found[1:3]] == [125_000_000, 10_000_000]
@@ -128,7 +134,7 @@ def with_event(line):
         (THREE + "[labs]\n", "unknown section; did you mean lab"),
         (with_event('kill = "rome"'), "rome has no broker"),
         (with_event('cut = ["cern", "lyon"]'), r"is no path: \[cern, zagreb\]"),
-        (with_event('for = "1s"'), "one of cut, kill and change"),
+        (with_event('for = "1s"'), "one of cut, kill, change and unlink"),
         (with_event('change = ["cern", "zagreb"]'), "say what changes"),
         (THREE + '[[event]]\nat = "99s"\nkill = "cern"\n', "after the end of publishing"),
         (THREE + '[[site]]\nname = "farm"\nuses = "cern"\n', "no path joins farm and cern"),
