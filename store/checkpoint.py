@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Any, Final, final
 
 from store.errors import Corrupt, VersionMismatch
@@ -46,15 +47,13 @@ class Place:
 class Checkpoint:
     """A checkpoint as read back."""
 
-    __slots__ = ("_blobs", "_path", "_state", "epoch", "number", "place")
+    __slots__ = ("_path", "_payload", "_state", "epoch", "number", "place")
 
-    def __init__(
-        self, epoch: int, number: int, place: Place, blobs: list[bytes], path: str
-    ) -> None:
+    def __init__(self, epoch: int, number: int, place: Place, payload: bytes, path: str) -> None:
         self.epoch = epoch
         self.number = number
         self.place = place
-        self._blobs = blobs
+        self._payload = payload
         self._path = path
         self._state: State | None = None
 
@@ -63,13 +62,14 @@ class Checkpoint:
         """The state that it holds, made when it is first asked for: of two checkpoints only one is.  Raises Corrupt."""
         if self._state is None:
             try:
-                root, lane_count = decode_value(self._blobs[0])[4:]
-                if lane_count != len(self._blobs) - 1:
-                    raise ValueError(f"{lane_count} lanes announced, {len(self._blobs) - 1} found")
-                self._state = State.thaw(root, self._blobs[1:])
+                first, *blobs = _pieces(self._payload)
+                root, lane_count = decode_value(first)[4:]
+                if lane_count != len(blobs):
+                    raise ValueError(f"{lane_count} lanes announced, {len(blobs)} found")
+                self._state = State.thaw(root, blobs)
             except (ValueError, TypeError, struct.error) as error:
                 raise _senseless(self._path, error) from error
-            self._blobs = []
+            self._payload = b""
         return self._state
 
 
@@ -225,17 +225,19 @@ def decode_checkpoint(raw: bytes, path: str) -> Checkpoint:
     if len(payload) != length or zlib.crc32(payload) != crc:
         raise Corrupt(path, start, "the checkpoint fails its checksum")
     try:
-        at = 0
-        blobs = []
-        while at < length:
-            (size,) = _LENGTH.unpack_from(payload, at)
-            at += _LENGTH.size
-            blobs.append(payload[at : at + size])
-            at += size
-        place = Place(*decode_start(blobs[0], 4))
-    except (ValueError, TypeError, IndexError, struct.error) as error:
+        place = Place(*decode_start(next(_pieces(payload)), 4))
+    except (ValueError, TypeError, StopIteration, struct.error) as error:
         raise _senseless(path, error) from error
-    return Checkpoint(epoch, number, place, blobs, path)
+    return Checkpoint(epoch, number, place, payload, path)
+
+
+def _pieces(payload: bytes) -> Iterator[bytes]:
+    at, end = 0, len(payload)
+    while at < end:
+        (size,) = _LENGTH.unpack_from(payload, at)
+        at += _LENGTH.size
+        yield payload[at : at + size]
+        at += size
 
 
 def _senseless(path: str, error: Exception) -> Corrupt:
