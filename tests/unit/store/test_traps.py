@@ -1,7 +1,7 @@
 """The known traps of the store's design, one scenario each: it passes with the rule against the trap, and fails without it.
 
 `TRAPS` names for each trap the scenario and how its rule is switched off (a patch of the one place that holds it).
-Trap 2's last gap (the very last batch damaged at rest) is the lease's: tests/unit/store/lease.
+Trap 2's last gap (the very last batch damaged at rest) is the lease's: tests/unit/store/test_lease_traps.py.
 """
 
 import dataclasses
