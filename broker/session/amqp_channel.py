@@ -61,6 +61,7 @@ class AmqpChannel:
         "is_open",
         "is_writable",
         "last_queue",
+        "late",
         "number",
         "promised_seq",
         "published_seq",
@@ -76,6 +77,8 @@ class AmqpChannel:
         self.is_open = True
         self.is_writable = is_writable
         self.last_queue: str | None = None
+        self.late: list[bytes] | None = None
+        """Where frames go that must come after the answer under way."""
         self.consumers: dict[str, Subscription] = {}
         self.is_confirming = False
         self.published_seq = 0
@@ -125,7 +128,10 @@ class AmqpChannel:
         self.consumers.pop(subscription.tag, None)
         self.connection.rouse()
         if self.is_open and self.connection.wants_cancel:
-            self.reply("basic.cancel", subscription.tag, True)
+            frame = method_frame(
+                self.number, methods.encode("basic.cancel", subscription.tag, True)
+            )
+            (self.connection.out if self.late is None else self.late).append(frame)
 
     # Publishing
 

@@ -377,6 +377,13 @@ class AmqpConnection:
             return
         self.promises.held_reply = method_frame(channel.number, methods.encode(name, *values))
 
+    def follow(self, frames: list[bytes]) -> None:
+        """Send frames after the last reply, which may wait for the disk."""
+        if self.promises.held_reply is not None:
+            self.promises.held_reply += b"".join(frames)
+        else:
+            self.out.extend(frames)
+
     # The turn
 
     def end_turn(self, commit: int) -> None:

@@ -452,3 +452,19 @@ def test_messages_of_a_group_go_to_one_consumer(exchange: str, is_transacted: bo
     assert len(rows) == 12
     assert sorted(map(tuple, owners.values())) == [("one",), ("two",)]
     assert house.vhost.queues["q"].definition()["grouped"]
+
+
+def test_a_cancel_follows_the_answer_that_waits_for_the_disk() -> None:
+    """RabbitMQ's order; kombu takes a cancel that comes before delete-ok for a failure."""
+    house, peer = opened(is_slow=True)
+    house.vhost.declare_queue("q", durable=True)
+    house.turn.schedule()
+    house.run()
+    house.store.sync()
+    peer.send(1, "basic.consume", 0, "q", "t", False, True, False, False, {})
+    assert [one[1] for one in peer.got()] == ["basic.consume-ok"]
+    peer.send(1, "queue.delete", 0, "q", False, False, False)
+    assert peer.got() == []
+    house.store.sync()
+    house.run()
+    assert [one[1] for one in peer.got()] == ["queue.delete-ok", "basic.cancel"]
