@@ -180,6 +180,14 @@ def _fan_out(
 def _pack(group: Group, chunk_bytes: int, gathered: Gathered) -> None:
     messages = group.messages
     count = len(messages)
+    if count == 1:
+        # Ten thousand queues with a message each: nothing to divide.
+        gathered.message_count += 1
+        size_bytes = len(messages[0].body) + len(messages[0].header)
+        places = [(lane, [positions[0], 1], size_bytes) for lane, positions in group.places]
+        gathered.chunks.append((encode_chunk(messages), messages, places))
+        gathered.records_bytes_max += _RECORD_BYTES + 6 * _INTEGER_BYTES * len(places)
+        return
     sizes = [len(message.body) + len(message.header) for message in messages]
     total = sum(sizes)
     gathered.message_count += count
