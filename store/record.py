@@ -50,6 +50,8 @@ _BATCH: Final = struct.Struct("<4sIQQIIQIII8xI")
 BATCH_HEADER_BYTES: Final = _BATCH.size
 
 FLAG_OPENING: Final = 1
+LARGE_BYTES: Final = 1 << 20
+"""A body of so much is put into its chunk by one copy, without the packer."""
 
 _BATCH_FIELDS: Final = struct.Struct("<4sIQQIIQIII8x")
 _CRC: Final = struct.Struct("<I")
@@ -173,12 +175,23 @@ def encode_chunk(messages: list[StoredMessage]) -> bytes:
     if any(m.trace for m in messages):
         # Only what links carry pays for it.
         rows = [(*row, m.trace) for row, m in zip(rows, messages, strict=True)]
+    if len(rows) == 1 and len(messages[0].body) >= LARGE_BYTES:
+        return _encode_large(rows[0])
     packed: bytes = _packer.pack(rows)
     return packed
 
 
 _CHUNK_FIELDS: Final = 9
 """Of a message in a chunk, without a trace."""
+
+
+def _encode_large(row: tuple[Any, ...]) -> bytes:
+    """The same bytes by another way: the packer would copy the body twice, and its buffer keep the room for ever."""
+    body = row[4]
+    pack = _packer.pack
+    parts = [b"\x91", bytes((0x90 + len(row),)), *map(pack, row[:4])]
+    parts += [b"\xc6", len(body).to_bytes(4, "big"), body, *map(pack, row[5:])]
+    return b"".join(parts)
 
 
 def debt_of(records: list[Record]) -> int:

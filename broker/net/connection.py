@@ -9,6 +9,7 @@ blocked.  Tests: tests/unit/broker/net/test_connection.py.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
@@ -33,6 +34,8 @@ Sniff = Callable[[bytes, str, "Wake"], "tuple[Session, bytes] | bool | None"]
 """Looks at the first bytes: another session with what it is to take, True for "more bytes first", None for the own one."""
 UNSENT_BYTES_MAX = 8 << 20
 """Replies that may wait for a peer that does not read; beyond, it is not read from either."""
+WRITE_BYTES = 1 << 20
+"""More than this is handed to the socket piece by piece: Twisted would join, that is copy, all it is given."""
 LINGER_SECONDS = 5.0
 """How long a closing connection may take to write what it still has to say, and before that, how long its peer may take to
 close first where that is the protocol's way."""
@@ -64,6 +67,7 @@ class Connection(Protocol):
         self._is_closing = False
         self._is_writable = True
         self._unsent_bytes = 0
+        self._unwritten: deque[bytes | memoryview] | None = None
         self._holds: set[str] = set()
         self.is_publisher = False
         self.peer = ""
@@ -155,6 +159,7 @@ class Connection(Protocol):
         self._timer = None
         for listing in self._listings:
             listing.pop(self, None)
+        self._unwritten = None
         session = self.session
         if session is not None:
             self.session = None
@@ -172,6 +177,10 @@ class Connection(Protocol):
     def resumeProducing(self) -> None:
         """The socket's buffer is empty again."""
         self._is_writable = True
+        if self._unwritten is not None:
+            self._write_on(self._unwritten)
+            if not self._is_writable:
+                return
         self._unsent_bytes = 0
         self._let_go("unsent")
         if self.session is not None:
@@ -191,12 +200,19 @@ class Connection(Protocol):
         transport: Any = self.transport
         output = session.output()
         if output:
-            transport.writeSequence(output)
+            output_bytes = sum(map(len, output))
             if not self._is_writable:
                 # Deliveries have stopped; what still comes are replies to what the peer sends.
-                self._unsent_bytes += sum(len(piece) for piece in output)
+                self._unsent_bytes += output_bytes
                 if self._unsent_bytes > UNSENT_BYTES_MAX:
                     self._hold("unsent")
+            if self._unwritten is not None:
+                self._unwritten += output
+            elif output_bytes > WRITE_BYTES and not self._takes_whole_frames:
+                self._unwritten = deque(output)
+                self._write_on(self._unwritten)
+            else:
+                transport.writeSequence(output)
         if "session" in self._holds and not session.is_holding:
             self._let_go("session")
             # What it waited for, such as a login, may have set other times.
@@ -205,11 +221,37 @@ class Connection(Protocol):
             self._let_go_of_all()
             self._is_closing = True
             transport.unregisterProducer()
+            if self._unwritten is not None:
+                transport.writeSequence([bytes(piece) for piece in self._unwritten])
+                self._unwritten = None
             if session.peer_closes_first:
                 # A client may take an end of the stream that comes with close-ok for a failure (lapin 2.5 does).
                 self._start_timer(LINGER_SECONDS, self._part)
             else:
                 self._part()
+
+    def _write_on(self, unwritten: deque[bytes | memoryview]) -> None:
+        """Write of what is left as much as the socket takes now."""
+        transport: Any = self.transport
+        while unwritten and self._is_writable:
+            pieces: list[bytes] = []
+            room_bytes = WRITE_BYTES
+            while unwritten and room_bytes:
+                piece = unwritten.popleft()
+                if len(piece) > room_bytes:
+                    view = memoryview(piece)
+                    unwritten.appendleft(view[room_bytes:])
+                    piece = view[:room_bytes]
+                room_bytes -= len(piece)
+                pieces.append(bytes(piece))
+            transport.writeSequence(pieces)
+        if not unwritten:
+            self._unwritten = None
+
+    @property
+    def _takes_whole_frames(self) -> bool:
+        """Whether what is written at once must be whole frames, since it is a message of its own (WebSocket)."""
+        return getattr(self.transport, "takes_whole_frames", False)
 
     def _part(self) -> None:
         """End what we say and read on: closing with bytes unread would reset the connection, and what was said last be lost."""

@@ -249,6 +249,8 @@ class WebSocket(Protocol):
 class Messages:
     """The transport that a `Connection` sees: writes become messages, the rest is the socket's."""
 
+    takes_whole_frames = True
+
     def __init__(self, socket: WebSocket, transport: Any, is_foreign: bool = False) -> None:
         self.is_foreign = is_foreign
         """Whether it speaks for somebody who is not at the peer's address, so that a loopback one says nothing."""

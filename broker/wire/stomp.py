@@ -10,6 +10,7 @@ Tests: tests/unit/broker/wire/test_stomp.py, tests/property/test_stomp_frames.py
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from typing import Final, final
 
 from broker.errors import ProtocolViolation
@@ -37,6 +38,8 @@ _RESCAN_BYTES: Final = 4096
 _HEADS_MAX: Final = 32
 _HEAD_BYTES_MAX: Final = 512
 _ACK_BYTES_MAX: Final = 256
+_LARGE_BYTES: Final = 1 << 20
+"""A body of so much that isn't all there is gathered apart: joined with its head and cut out, it would be held twice."""
 
 
 @final
@@ -62,6 +65,29 @@ class FrameLimits:
 
 
 @final
+class _LargeBody:
+    """A frame whose body is under way: it grows in place, and the NUL comes after `missing_bytes` more."""
+
+    __slots__ = ("_body", "_frame", "body_bytes", "missing_bytes")
+
+    def __init__(self, command: bytes, block: bytes, receipt: bytes, body_bytes: int) -> None:
+        self._frame = (command, block, receipt)
+        self._body = BytesIO()
+        self.body_bytes = body_bytes
+        self.missing_bytes = body_bytes
+
+    def add(self, piece: memoryview) -> None:
+        """Take the next bytes of the body, not more than are missing."""
+        self._body.write(piece)
+        self.missing_bytes -= len(piece)
+
+    def frame(self) -> Frame:
+        """Make the frame, once nothing is missing."""
+        command, block, receipt = self._frame
+        return (command, block, self._body.getvalue(), receipt)
+
+
+@final
 class FrameParser:
     """Cuts a stream of bytes into frames.
 
@@ -77,6 +103,7 @@ class FrameParser:
         "_headers_max",
         "_heads",
         "_held_bytes",
+        "_large",
         "_mark",
         "_pieces",
         "_receipt",
@@ -99,6 +126,7 @@ class FrameParser:
         self._receipt = b""
         self._pieces: list[bytes] = []
         self._held_bytes = 0
+        self._large: _LargeBody | None = None
         # A rest is looked at again once it has `_wait_bytes`, or a piece holds `_mark` (if that is not empty).
         self._wait_bytes = 0
         self._mark = b""
@@ -108,6 +136,10 @@ class FrameParser:
         frames: list[Frame] = []
         if self.violation is not None:
             return frames
+        if self._large is not None:
+            data = self._take_large(self._large, data, frames)
+            if not data:
+                return frames
         pieces = self._pieces
         if pieces:
             pieces.append(data)
@@ -125,6 +157,20 @@ class FrameParser:
             pieces.append(data[pos:] if pos else data)
             self._held_bytes = len(data) - pos
         return frames
+
+    def _take_large(self, large: _LargeBody, data: bytes, frames: list[Frame]) -> bytes:
+        """Take what belongs to the body under way, and return what comes after its frame."""
+        missing_bytes = large.missing_bytes
+        if len(data) <= missing_bytes:
+            large.add(memoryview(data))
+            return b""
+        self._large = None
+        if data[missing_bytes]:
+            self.violation = _no_nul(large.body_bytes)
+            return b""
+        large.add(memoryview(data)[:missing_bytes])
+        frames.append(large.frame())
+        return data[missing_bytes + 1 :]
 
     def _has_mark(self, piece: bytes) -> bool:
         mark = self._mark
@@ -174,10 +220,14 @@ class FrameParser:
             if length >= 0:
                 stop = body_at + length
                 if stop >= end:
-                    self._wait(stop + 1 - pos, b"")
-                    return pos
+                    if length < _LARGE_BYTES:
+                        self._wait(stop + 1 - pos, b"")
+                        return pos
+                    self._large = _LargeBody(command, block, receipt, length)
+                    self._large.add(memoryview(data)[body_at:])
+                    return end
                 if data[stop]:
-                    raise malformed(f"No NUL after the {length} bytes that content-length told")
+                    raise _no_nul(length)
                 frames.append((command, block, data[body_at:stop], receipt))
             else:
                 stop = find(b"\0", body_at)
@@ -296,6 +346,10 @@ class FrameParser:
 
     def _too_large(self) -> ProtocolViolation:
         return malformed(f"Body is longer than {self.body_bytes_max} bytes")
+
+
+def _no_nul(length: int) -> ProtocolViolation:
+    return malformed(f"No NUL after the {length} bytes that content-length told")
 
 
 def _cut_receipt(block: bytes) -> tuple[bytes, bytes]:

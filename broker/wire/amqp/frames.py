@@ -8,6 +8,7 @@ Tests: tests/unit/broker/wire/amqp/test_frames.py, tests/property/test_amqp_fram
 
 from __future__ import annotations
 
+from io import BytesIO
 from struct import Struct
 from typing import Final, final
 
@@ -42,17 +43,18 @@ too large (then the bodies are None), else 0."""
 class Content:
     """A content that has begun; `header` is None until its header frame came.
 
-    `is_refused`: too large, so the rest of it is passed over.
+    `is_refused`: too large, so the rest of it is passed over.  `body` grows in place: a list of frames and then their
+    join would hold a large body twice.
     """
 
-    __slots__ = ("got_bytes", "header", "is_refused", "method", "parts", "size_bytes")
+    __slots__ = ("body", "got_bytes", "header", "is_refused", "method", "size_bytes")
 
     def __init__(self, method: bytes) -> None:
         self.method = method
         self.header: bytes | None = None
         self.size_bytes = 0
         self.got_bytes = 0
-        self.parts: list[bytes] = []
+        self.body: BytesIO | None = None
         self.is_refused = False
 
 
@@ -378,10 +380,10 @@ class FrameParser:
             del self._contents[channel]
             if content.is_refused:
                 return
-            if content.parts:
+            if content.body is not None:
                 self._contents_bytes -= got_bytes - size_bytes
-                content.parts.append(payload)
-                payload = b"".join(content.parts)
+                content.body.write(payload)
+                payload = content.body.getvalue()
             commands.append((channel, content.method, content.header, [payload], 0))
         elif not content.is_refused:
             self._contents_bytes += size_bytes
@@ -389,7 +391,9 @@ class FrameParser:
                 raise ResourceLimit(
                     f"unfinished contents hold more than {self.contents_bytes_max} bytes"
                 )
-            content.parts.append(payload)
+            if content.body is None:
+                content.body = BytesIO()
+            content.body.write(payload)
 
 
 def method_frame(channel: int, payload: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""A connection over a transport in memory: who closes first, and for how long a closing one stays."""
+"""A connection over a transport in memory: who closes first, how long a closing one stays, large output in pieces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from broker.net.connection import LINGER_SECONDS, Connection
+from broker.net.connection import LINGER_SECONDS, WRITE_BYTES, Connection
 from broker.session.amqp_connection import PROTOCOL_HEADER, AmqpConnection
 from broker.session.amqp_limits import AmqpLimits
 from broker.session.stomp import StompSession
@@ -27,6 +27,24 @@ class Transport(StringTransport):
     def __init__(self) -> None:
         super().__init__(peerAddress=IPv4Address("TCP", "127.0.0.1", 5000))
         self.ends: list[str] = []
+        self.is_full = False
+
+    def writeSequence(self, iovec: Any) -> None:  # noqa: N802 - Twisted's name
+        """Be full with every write, as a socket with a slow peer is."""
+        assert all(type(piece) is bytes for piece in iovec), "Twisted takes nothing else"
+        super().writeSequence(iovec)
+        if self.producer is not None:
+            self.is_full = True
+            self.producer.pauseProducing()
+
+    def drain(self) -> bytes:
+        """Hand over what was written, and ask for more."""
+        value: bytes = self.value()
+        self.clear()
+        self.is_full = False
+        if self.producer is not None:
+            self.producer.resumeProducing()
+        return value
 
     def loseWriteConnection(self) -> None:  # noqa: N802 - Twisted's name
         self.ends.append("half-closed")
@@ -151,3 +169,58 @@ def test_stomp_is_closed_by_the_broker() -> None:
     assert peer.connection.is_closing and peer.transport.ends == ["half-closed"]
     peer.clock.advance(LINGER_SECONDS)
     assert peer.transport.ends == ["half-closed", "aborted"]
+
+
+SEND = b"SEND\ndestination:/queue/q\ncontent-length:%d\n\n%b\0"
+BODY = bytes(range(256)) * (5 * WRITE_BYTES // 512)
+
+
+def large_delivery() -> Dialed:
+    """A STOMP peer that was just sent two and a half times what is written at once."""
+    peer = Dialed("stomp")
+    peer.say(b"CONNECT\naccept-version:1.2\nhost:/\n\n\0")
+    peer.transport.drain()
+    peer.connection.dataReceived(SEND % (len(BODY), BODY))
+    peer.connection.dataReceived(b"SUBSCRIBE\ndestination:/queue/q\nid:1\n\n\0")
+    peer.house.run()
+    return peer
+
+
+def test_large_output_is_written_in_pieces_as_the_socket_takes_them() -> None:
+    peer = large_delivery()
+    pieces = []
+    while piece := peer.transport.drain():
+        pieces.append(piece)
+    assert [len(piece) for piece in pieces[:2]] == [WRITE_BYTES, WRITE_BYTES]
+    got = b"".join(pieces)
+    assert got.startswith(b"MESSAGE\n") and got.split(b"\n\n", 1)[1].startswith(BODY + b"\0")
+
+
+def test_what_is_said_meanwhile_comes_behind_it() -> None:
+    peer = large_delivery()
+    first = peer.transport.drain()
+    peer.connection.dataReceived(b"UNSUBSCRIBE\nid:1\nreceipt:r\n\n\0")
+    peer.house.run()
+    rest = b""
+    while piece := peer.transport.drain():
+        rest += piece
+    assert (first + rest).index(b"RECEIPT") > (first + rest).index(BODY)
+
+
+def test_a_closing_connection_writes_all_that_is_left() -> None:
+    peer = large_delivery()
+    got = peer.transport.drain()
+    peer.connection.dataReceived(b"DISCONNECT\nreceipt:r\n\n\0")
+    peer.house.run()
+    assert peer.transport.ends == ["half-closed"]
+    got += peer.transport.value()
+    assert got.index(b"RECEIPT") > got.index(BODY)
+
+
+def test_a_lost_connection_writes_nothing_more() -> None:
+    peer = large_delivery()
+    peer.transport.drain()
+    peer.transport.clear()
+    peer.connection.connectionLost()
+    peer.connection.resumeProducing()
+    assert peer.transport.value() == b""

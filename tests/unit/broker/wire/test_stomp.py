@@ -85,3 +85,44 @@ def test_encode_frame():
     assert encode_frame(b"RECEIPT", [(b"receipt-id", b"a:b")]) == b"RECEIPT\nreceipt-id:a\\cb\n\n\0"
     assert encode_frame(b"CONNECTED", [(b"v", b"a:b")]) == b"CONNECTED\nv:a:b\n\n\0"
     assert encode_frame(b"ERROR", [], b"x\0") == b"ERROR\ncontent-length:2\n\nx\0\0"
+
+
+LARGE = b"\0\r\n\xff" * (1 << 18)
+LARGE_SEND = b"SEND\nreceipt:r\ncontent-length:%d\n\n%b\0" % (len(LARGE), LARGE)
+BEHIND = b"\nSEND\n\nnext\0"
+
+
+def test_a_large_body_is_the_same_wherever_it_is_cut():
+    stream = LARGE_SEND + BEHIND
+    ends = len(LARGE_SEND)
+    for cuts in (
+        (40,),
+        (40, 41),
+        (40, ends - 2),
+        (40, ends - 1),
+        (40, ends),
+        (40, ends + 3),
+        (ends - 1,),
+    ):
+        parser = FrameParser(FrameLimits())
+        edges = (0, *cuts, len(stream))
+        frames = []
+        for start, stop in zip(edges, edges[1:], strict=False):
+            frames += parser.feed(stream[start:stop])
+        assert frames[0][2] == LARGE and frames[0][3] == b"r", cuts
+        assert [frame[2] for frame in frames[1:]] == [b"next"], cuts
+
+
+def test_a_large_body_without_its_nul_is_a_violation():
+    parser = FrameParser(FrameLimits())
+    assert parser.feed(LARGE_SEND[:40]) == []
+    assert parser.feed(LARGE_SEND[40:-1] + b"x") == []
+    assert f"No NUL after the {len(LARGE)} bytes" in str(parser.violation)
+
+
+def test_single_holds_behind_a_large_body():
+    parser = FrameParser(FrameLimits())
+    parser.is_single = True
+    assert parser.feed(LARGE_SEND[:40]) == [] == parser.feed(b"")
+    assert len(parser.feed(LARGE_SEND[40:] + BEHIND)) == 1
+    assert [frame[2] for frame in parser.feed(b"")] == [b"next"]
