@@ -257,6 +257,10 @@ class UserSection(Section, frozen=True, kw_only=True):
         Secret, Meta(description="Argon2 hash of the password; empty: by certificate only.")
     ] = ""
     administrator: Annotated[bool, Meta(description="May use every vhost's management.")] = False
+    link: Annotated[
+        bool,
+        Meta(description="May open links: what it says of a message's origin is believed."),
+    ] = False
     permissions: Annotated[
         dict[str, list[str]],
         Meta(description="vhost = [configure, write, read]: patterns on names."),
@@ -435,7 +439,11 @@ class Config:
             permissions["guest"] = dict.fromkeys(self.broker.vhosts, (".*", ".*", ".*"))
             administrators.add("guest")
         subjects = {parse(subject): name for subject, name in self.auth.dn_map.items()}
-        return Accounts(passwords, permissions, verify, frozenset(administrators), subjects)
+        accounts = Accounts(passwords, permissions, verify, frozenset(administrators), subjects)
+        for name, user in self.auth.users.items():
+            if user.link:
+                accounts.users[name].tags += ("link",)
+        return accounts
 
 
 def load(

@@ -14,7 +14,7 @@ import click
 
 from broker.cli.base import Failure, Place, broker_options, json_option, print_rows, say
 
-TAGS = ("administrator", "monitoring", "policymaker", "management", "impersonator")
+TAGS = ("administrator", "link", "monitoring", "policymaker", "management", "impersonator")
 
 vhost_option = click.option("--vhost", default="/", help="Virtual host.", show_default=True)
 password_file_option = click.option(
@@ -94,7 +94,7 @@ def user_password(place: Place, name: str, no_password: bool, password_file: Pat
 @click.argument("tags", nargs=-1, type=click.Choice(TAGS))
 @broker_options
 def user_tags(place: Place, name: str, tags: tuple[str, ...]) -> None:
-    """Set a user's tags; without TAGS none are left.  `administrator` may change everything."""
+    """Set a user's tags; without TAGS none are left.  `administrator` may change everything, `link` may open links."""
     client = place.client()
     client.get("users", name)
     client.put("users", name, body={"tags": list(tags)})

@@ -1,6 +1,6 @@
 """`gridmsg link`, by the management API.
 
-Tests: tests/unit/broker/cli/test_links.py.
+Tests: tests/interop/test_links.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Each broker tells its neighbors the bindings that its own users made, and those it knows of other neighbors, with the path
 of brokers behind them.  Like a path-vector routing protocol: an entry whose path names the receiver is not taken, so
 that two brokers never keep alive what neither of them wants any more.  Pure tables; links carry the differences.
-Tests: tests/unit/broker/link/test_demand.py, tests/property/test_link_demand.py.
+Tests: tests/unit/broker/link/test_demand.py.
 """
 
 from __future__ import annotations

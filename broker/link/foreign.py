@@ -3,7 +3,7 @@
 At least once: what was sent and not confirmed is sent again after a cut, what was applied here and not yet acknowledged there comes
 again (marked redelivered, and counted).  Upstream is acknowledged only what is on stable storage here.  Messages of
 exchange streams carry the brokers they went through as a header, so that what comes back is known and nothing circles.
-Tests: tests/unit/broker/link/test_foreign.py, tests/interop/test_foreign_links.py.
+Tests: tests/interop/test_foreign_links.py.
 """
 
 from __future__ import annotations

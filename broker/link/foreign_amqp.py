@@ -2,7 +2,7 @@
 
 Channel 1 publishes with confirms, channel 2 consumes; other channels are opened for a moment, to ask for queues that may
 not be there.  Both directions on one connection.  At least once (see foreign.py).
-Tests: tests/unit/broker/link/test_foreign.py, tests/interop/test_foreign_links.py.
+Tests: tests/interop/test_foreign_links.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Each batch that is sent is a transaction whose COMMIT asks for a receipt: it is there wholly or not at all.  What is
 received is acknowledged cumulatively.  A far queue NAME is /queue/NAME, a far exchange NAME is /topic/NAME, subscribed
 durably; routing keys are not known there.  At least once (see foreign.py).
-Tests: tests/unit/broker/link/test_foreign.py, tests/interop/test_foreign_links.py.
+Tests: tests/interop/test_foreign_links.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Repeats on the link are told by the cursor; second copies by another path, of exchange streams only, by the origin.  The
 cursor advances also for what routes nowhere or is refused (that is kept as a dead letter).  A repeat is acknowledged only with
-the first copy: by the cursor of a commit that is on stable storage.  Tests: tests/unit/broker/link/test_streams.py.
+the first copy: by the cursor of a commit that is on stable storage.  Tests: tests/sim/test_link_traps.py, tests/property/test_link_network.py.
 """
 
 from __future__ import annotations

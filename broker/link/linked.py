@@ -4,7 +4,7 @@ For a *buffer* (of an exchange stream): messages that were at the far side alrea
 one as they enter.  For both kinds: the claims under which positions were given; for a shared queue also the positions that
 are in the link's hands, so that after a crash nobody else gets what the far side may have.
 Definitions `["linked-queue", vhost, queue, link]`, and so with `in-flight` and `demand`.
-Tests: tests/unit/broker/link/test_streams.py.
+Tests: tests/sim/test_link_traps.py, tests/property/test_link_network.py.
 """
 
 from __future__ import annotations

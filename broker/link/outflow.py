@@ -6,7 +6,7 @@ storage and has passed the guard; only then is it sent.  What may be unconfirmed
 Two kinds of queue.  A *buffer* is consumed by the link alone: positions only rise, the far side's cursor is one position, and on
 a cut everything goes back in its place.  A *shared* queue has other consumers: what was sent and not settled stays in
 doubt over a cut (and, by a definition written before it is sent, over a crash), is given to nobody else, and is resolved by
-the set of positions that the far side has applied.  Tests: tests/unit/broker/link/test_streams.py.
+the set of positions that the far side has applied.  Tests: tests/sim/test_link_traps.py, tests/property/test_link_network.py.
 """
 
 from __future__ import annotations

@@ -389,7 +389,7 @@ class LinkSession:
             made.append(payload if kind < 0 else self._encoded(kind, payload))
         if self._is_writable and not self.is_closing:
             self._take_batches(made)
-            if self._is_writable and self._has_ready():
+            if self._is_writable and self._has_ready() and self._allowed(1) > 0:
                 self._wake(self)
         self.sent_bytes += sum([len(one) for one in made])
         return made
@@ -484,6 +484,9 @@ class LinkSession:
         if self.is_up and not self.is_closing:
             for inflow in self.inflows.values():
                 inflow.look()
+            if self.settings is not None and self.settings.rate_bytes and self._has_ready():
+                # It waited for its allowance.
+                self._wake(self)
 
     def note_rates(self, now: float) -> None:
         """Messages a second since the last call, for status."""
@@ -537,10 +540,7 @@ class LinkSession:
             return None
         if not self.is_up:
             return self._began_at + LOGIN_SECONDS
-        due = self._pinged_at + self._heartbeat_seconds
-        if self.settings is not None and self.settings.rate_bytes and self._has_ready():
-            due = min(due, self.clock.now() + 0.05)
-        return due
+        return self._pinged_at + self._heartbeat_seconds
 
     # Ending
 

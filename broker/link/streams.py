@@ -1,14 +1,14 @@
 """Opening a stream at either end: what is declared, what rights it takes, which queue is sent.
 
 The dialing end acts by its own configuration; the accepting end by the rights of the user that logged in.
-Tests: tests/unit/broker/link/test_session.py.
+Tests: tests/unit/broker/link/test_session.py, tests/interop/test_links.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from broker.errors import ProtocolViolation
+from broker.errors import AccessRefused, ProtocolViolation
 from broker.link.inflow import Inflow
 from broker.link.outflow import Outflow
 from broker.link.settings import Stream
@@ -118,7 +118,12 @@ def _declaration(vhost: Vhost, stream: Stream, name: str) -> dict[str, Any]:
 
 def declare_exchange(vhost: Vhost, name: str, declared: dict[str, Any]) -> None:
     """Make an exchange if it is not there, as it is declared at the other end; raises BrokerError."""
-    if name in vhost.exchanges:
+    found = vhost.exchanges.get(name)
+    if not name or (found is not None and found.is_internal):
+        raise AccessRefused(
+            f"exchange '{name}' is the default or an internal one: it takes no links"
+        )
+    if found is not None:
         return
     address = vhost.addresses.match_exchange(name)
     kind = address.exchange_kind if address is not None else "topic"

@@ -2,7 +2,7 @@
 
 Restored from the store before anybody connects, so that no message enters a buffer without its origin.
 Definitions: those of cursor.py, trace.py and linked.py, and `["link", name]` for links
-that were added by command.  Tests: tests/unit/broker/link/test_table.py.
+that were added by command.  Tests: tests/sim/test_link_traps.py, tests/unit/broker/link/test_session.py.
 """
 
 from __future__ import annotations

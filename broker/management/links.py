@@ -1,6 +1,6 @@
 """The links of a broker by the management API.
 
-Rows are those of `[[link]]`, keys spelled as there; passwords are taken and never shown.  Tests: tests/unit/broker/management/test_links.py.
+Rows are those of `[[link]]`, keys spelled as there; passwords are taken and never shown.  Tests: tests/interop/test_links.py.
 """
 
 from __future__ import annotations

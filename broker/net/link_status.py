@@ -1,7 +1,7 @@
 """What status, API and metrics show of links.  Names of fields are those of `gridmsg link list --json`.
 
 Every link has a row, also one that is down, and one that a far side dialed and that is away: what waits for it is shown
-until it is back or its queue is deleted.  Tests: tests/unit/broker/net/test_links.py.
+until it is back or its queue is deleted.  Tests: tests/interop/test_links.py.
 """
 
 from __future__ import annotations

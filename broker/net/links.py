@@ -2,7 +2,7 @@
 
 Who dials tries the addresses in order, waits with decorrelated jitter, and opens further connections where the round
 trip is long.  A listener for AMQP takes links, too: they are told by their first bytes.
-Tests: tests/unit/broker/net/test_links.py, tests/interop/test_links.py.
+Tests: tests/interop/test_links.py.
 """
 
 from __future__ import annotations

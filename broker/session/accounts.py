@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 NAME_BYTES_MAX: Final = 255
 USERS_MAX: Final = 100_000
 VHOSTS_MAX: Final = 1000
-TAGS: Final = (ADMINISTRATOR, "monitoring", "policymaker", "management", "impersonator")
-"""RabbitMQ's tags; this broker gives a meaning to the first only."""
+TAGS: Final = (ADMINISTRATOR, "link", "monitoring", "policymaker", "management", "impersonator")
+"""RabbitMQ's tags, and `link` for who may open links; the first two mean something here."""
 
 
 @final
