@@ -258,7 +258,8 @@ class Producer(Role):
             return False
         if self._messages and self.promised.next >= self._messages:
             return True
-        return time.monotonic_ns() >= self._stop_ns
+        now_ns = time.monotonic_ns()
+        return now_ns >= self._stop_ns and self._due_count(now_ns) <= 0
 
     def steps(self) -> list[Step]:
         self._tag_base = self.promised.next - 1

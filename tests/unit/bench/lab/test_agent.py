@@ -71,6 +71,16 @@ def test_a_number_of_messages_is_not_exceeded():
     assert one.is_finished
 
 
+def test_a_producer_that_was_held_up_is_not_finished_before_it_sent_what_was_due():
+    one = producer(window=10**6)
+    one.begin(0, S)
+    assert not one.is_finished
+    one.pump(Wire(), 20 * S)
+    assert not one.is_finished
+    one.promise(1000, True, True)
+    assert one.is_finished
+
+
 def test_nothing_is_sent_twice_after_a_lost_connection():
     one, wire = producer(rate=0.0, messages=150), Wire()
     one.pump(wire, S)
