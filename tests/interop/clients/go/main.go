@@ -38,7 +38,7 @@ func take(what string, from <-chan amqp.Delivery) amqp.Delivery {
 			os.Exit(1)
 		}
 		return one
-	case <-time.After(10 * time.Second):
+	case <-time.After(60 * time.Second):
 		fmt.Println("failed", what, "nothing came")
 		os.Exit(1)
 	}
@@ -114,7 +114,7 @@ func main() {
 	select {
 	case one := <-returns:
 		expect("unroutable is returned", one.ReplyCode == 312)
-	case <-time.After(10 * time.Second):
+	case <-time.After(60 * time.Second):
 		expect("unroutable is returned", false)
 	}
 

@@ -54,7 +54,7 @@ func next(sub *stomp.Subscription, want string) *stomp.Message {
 			os.Exit(1)
 		}
 		return m
-	case <-time.After(10 * time.Second):
+	case <-time.After(60 * time.Second):
 		fmt.Println(want, "expected, nothing came")
 		os.Exit(1)
 	}
@@ -65,7 +65,8 @@ func main() {
 	for _, version := range []stomp.Version{stomp.V10, stomp.V11, stomp.V12} {
 		queue := fmt.Sprintf("/queue/gostomp-%s-%d", version, time.Now().UnixNano())
 		conn, err := dial(os.Args[1:], stomp.ConnOpt.Host("/"),
-			stomp.ConnOpt.AcceptVersion(version), stomp.ConnOpt.HeartBeat(time.Second, time.Second),
+			stomp.ConnOpt.AcceptVersion(version), stomp.ConnOpt.HeartBeat(3*time.Second, 3*time.Second),
+			stomp.ConnOpt.HeartBeatError(30*time.Second),
 			// With a timeout, go-stomp 3.1.3 loses a RECEIPT that is quicker than its own wait.
 			stomp.ConnOpt.UnsubscribeReceiptTimeout(0))
 		must(err, "dial")
@@ -105,7 +106,7 @@ func main() {
 			fmt.Println("content-length:", m.Header.Get(frame.ContentLength))
 			os.Exit(1)
 		}
-		time.Sleep(2500 * time.Millisecond)
+		time.Sleep(4 * time.Second)
 		must(conn.Send(queue, "text/plain", []byte("3"), stomp.SendOpt.Receipt), "send after heart-beats")
 		must(conn.Disconnect(), "disconnect")
 	}

@@ -21,15 +21,15 @@ die "no CONNECTED: " . $connected->as_string unless $connected->command eq 'CONN
 
 sub next_body {
     my ($want) = @_;
-    die "$want expected, nothing came\n" unless $stomp->can_read({ timeout => 10 });
+    die "$want expected, nothing came\n" unless $stomp->can_read({ timeout => 60 });
     my $frame = $stomp->receive_frame;
     die "$want expected, got " . $frame->as_string unless $frame->command eq 'MESSAGE' && $frame->body eq $want;
     return $frame;
 }
 
 # Before SUBSCRIBE: Net::Stomp takes any other frame that comes before the RECEIPT for its absence.
-$stomp->send_with_receipt({ destination => $queue, body => 'one', persistent => 'true', timeout => 10 }) or die "no receipt\n";
-$stomp->send_transactional({ destination => $queue, body => 'two', timeout => 10 }) or die "no transaction\n";
+$stomp->send_with_receipt({ destination => $queue, body => 'one', persistent => 'true', timeout => 60 }) or die "no receipt\n";
+$stomp->send_transactional({ destination => $queue, body => 'two', timeout => 60 }) or die "no transaction\n";
 $stomp->subscribe({ destination => $queue, id => 'p', ack => 'client-individual', 'prefetch-count' => 1 });
 my $frame = next_body('one');
 $stomp->nack({ frame => $frame });

@@ -21,8 +21,8 @@ const client = new Client({
   brokerURL: url,
   connectHeaders: certificate ? { host: "/" } : { login, passcode, host: "/" },
   reconnectDelay: 0,
-  heartbeatIncoming: 1000,
-  heartbeatOutgoing: 1000,
+  heartbeatIncoming: 3000,
+  heartbeatOutgoing: 3000,
   onStompError: (frame) => fail(`ERROR ${frame.headers.message}: ${frame.body}`),
 });
 if (ca) {
@@ -82,7 +82,7 @@ message = await next();
 check(message.body === "1", "browse");
 message = await next();
 check(message.headers.browser === "end", "the browser's end");
-await new Promise((done) => setTimeout(done, 2500));
+await new Promise((done) => setTimeout(done, 4000));
 check(client.connected, "heart-beats");
 const closed = new Promise((done) => { client.onWebSocketClose = done; });
 await client.deactivate();

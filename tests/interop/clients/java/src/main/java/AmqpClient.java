@@ -43,7 +43,7 @@ public final class AmqpClient {
         for (int n = 0; n < 100; n++) {
             channel.basicPublish("", "java.work", true, properties, Integer.toString(n).getBytes());
         }
-        expect("100 persistent publishes are confirmed", channel.waitForConfirms(10_000));
+        expect("100 persistent publishes are confirmed", channel.waitForConfirms(60_000));
         BlockingQueue<String> bodies = new LinkedBlockingQueue<>();
         channel.basicConsume("java.work", false, "worker", (tag, delivery) -> {
             String body = new String(delivery.getBody());
@@ -55,7 +55,7 @@ public final class AmqpClient {
             }
         }, tag -> { });
         for (int n = 0; n < 100; n++) {
-            if (!Integer.toString(n).equals(bodies.poll(10, TimeUnit.SECONDS))) {
+            if (!Integer.toString(n).equals(bodies.poll(60, TimeUnit.SECONDS))) {
                 expect("order and headers", false);
             }
         }
@@ -68,12 +68,12 @@ public final class AmqpClient {
         byte[] large = new byte[5 << 20];
         Arrays.fill(large, (byte) 'x');
         channel.basicPublish("", "java.dead", properties, large);
-        channel.waitForConfirmsOrDie(10_000);
+        channel.waitForConfirmsOrDie(60_000);
         expect("five MiB come back", Arrays.equals(large, channel.basicGet("java.dead", true).getBody()));
         BlockingQueue<Integer> returns = new LinkedBlockingQueue<>();
         channel.addReturnListener(returned -> returns.add(returned.getReplyCode()));
         channel.basicPublish("", "java.nowhere", true, null, new byte[1]);
-        expect("unroutable is returned", Integer.valueOf(312).equals(returns.poll(10, TimeUnit.SECONDS)));
+        expect("unroutable is returned", Integer.valueOf(312).equals(returns.poll(60, TimeUnit.SECONDS)));
         Channel serving = connection.createChannel();
         RpcServer server = new RpcServer(serving, "java.dead") {
             @Override
@@ -91,7 +91,7 @@ public final class AmqpClient {
         thread.setDaemon(true);
         thread.start();
         Channel asking = connection.createChannel();
-        RpcClient rpc = new RpcClient(new RpcClientParams().channel(asking).exchange("").routingKey("java.dead").timeout(10_000));
+        RpcClient rpc = new RpcClient(new RpcClientParams().channel(asking).exchange("").routingKey("java.dead").timeout(60_000));
         expect("direct reply-to", new String(rpc.primitiveCall("ask".getBytes())).equals("answer to ask"));
         Channel transactional = connection.createChannel();
         transactional.txSelect();
