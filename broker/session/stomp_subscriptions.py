@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from broker.session.stomp_connect import ConnectRequest, StompLimits
 
 _DIGITS_MAX: Final = 18
+_ZERO: Final = ord("0")
+"""No id begins its number with it: ids are compared as they were sent."""
 
 
 @final
@@ -252,6 +254,7 @@ class SubscriptionTable:
             subscription is None
             or subscription.ack_mode == "auto"
             or not digits.isdigit()
+            or digits[0] == _ZERO
             or len(digits) > _DIGITS_MAX
         ):
             return False
@@ -307,7 +310,8 @@ class SubscriptionTable:
             raise missing_header(command, name)
         prefix, _, digits = value.encode().rpartition(b"-")
         subscription = self._by_prefix.get(prefix)
-        if subscription is None or not digits.isdigit() or len(digits) > _DIGITS_MAX:
+        is_number = digits.isdigit() and digits[0] != _ZERO and len(digits) <= _DIGITS_MAX
+        if subscription is None or not is_number:
             raise _unknown_message(command, headers, self._limits.profile)
         if self._version == V11:
             told = headers.get("subscription")
