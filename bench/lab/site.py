@@ -60,6 +60,7 @@ def broker_config(site: str, topology: Topology, ground: Ground, secret: Secret)
         f"[auth.users.{LOGIN}]",
         f'password = "{secret.hashed}"',
         "administrator = true",
+        "link = true",
     ]
     for path in topology.paths.values():
         if path.is_link and path.first == site:
