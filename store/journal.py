@@ -19,7 +19,7 @@ from typing import Any, Final, final
 
 from store.batch import gather
 from store.checkpoint import Place
-from store.errors import StoreError
+from store.errors import Full, StoreError
 from store.files import FileSystem, RealFiles
 from store.index import State
 from store.interface import LaneState, Recovered, StoredMessage, UnitOfWork
@@ -184,8 +184,11 @@ class Journal:
         batch.segment.file.sync()
         self._tail.durable = batch.number
         self._lease.mark_opened(batch.number)
-        if history is None:
-            self._upkeep.keep(self._upkeep.capture())
+        if history is None and not any(self._upkeep.keep(self._upkeep.capture()) for _ in range(2)):
+            # Recovery starts from a checkpoint: without one nothing may be promised.
+            raise Full(
+                f"no space for the first checkpoint in {layout.checkpoints}: free some, then start again"
+            )
 
     def _recovered(self, store_id: str) -> Recovered:
         state = self._state

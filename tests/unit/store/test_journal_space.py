@@ -126,3 +126,27 @@ def refuse_for_two_seconds(stepped, sent, now):
         journal.commit(unit([], [(1, position, kept)]))
         stepped.settle()
         now[0] += 0.1
+
+
+def test_a_new_store_without_space_for_its_first_checkpoint_promises_nothing(monkeypatch):
+    """Found by tests/sim/test_store_crashes.py, seed 321024: it served, and was refused after a crash."""
+    disk = SimulatedDisk(3)
+    write = Keeper.write
+    refusals = [2]
+
+    def refuse(keeper, capture):
+        if refusals[0]:
+            refusals[0] -= 1
+            raise OSError(28, "No space left on device")
+        return write(keeper, capture)
+
+    monkeypatch.setattr(Keeper, "write", refuse)
+    with pytest.raises(Full, match="first checkpoint"):
+        Stepped(disk)
+    disk.crash()
+    refusals[0] = 1
+    stepped = Stepped(disk)
+    stepped.journal.commit(unit([(message(), 1, 0)]))
+    stepped.settle()
+    disk.crash()
+    assert Stepped(disk).recovered.lanes[1].count == 1
