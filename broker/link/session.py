@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 OUTPUT_BYTES: Final = 256 << 10
 """Batches written at a time to one connection."""
 PACK_BYTES_MIN: Final = 512
+TRY_AGAIN_BATCHES: Final = 64
+"""How often compression is tried anew when it was not worth it."""
 LOGIN_SECONDS: Final = 10.0
 SILENCE_FACTOR: Final = 2.5
 """A peer that was silent for so many heart-beats is gone."""
@@ -88,7 +90,10 @@ class LinkSession:
         self.outflows: dict[int, Outflow] = {}
         self.inflows: dict[int, Inflow] = {}
         self.strands: list[Strand] = []
-        self.is_packing = False
+        self.packing = "none"
+        self._is_pressed = False
+        self._is_worth_packing = True
+        self._batch_count = 0
         self._on_ended = on_ended
         self._authenticate = authenticate
         self._login: Login | None = None
@@ -132,10 +137,10 @@ class LinkSession:
                 "token": self.token,
                 "window": settings.window_bytes,
                 "heartbeat": settings.heartbeat_seconds,
-                "packs": settings.compression != "none",
+                "packs": settings.compression,
             },
         )
-        self.is_packing = settings.compression == "always"
+        self.packing = settings.compression
 
     def _hello(self, said: dict[str, Any]) -> None:
         """The accepting end: find out who dials."""
@@ -147,7 +152,7 @@ class LinkSession:
         self.token = _bytes_of(said, "token", 16)
         self.window_bytes = min(max(int(said["window"]), 64 << 10), 1 << 30)
         self._heartbeat_seconds = min(max(float(said["heartbeat"]), 0.1), 3600.0)
-        self.is_packing = bool(said["packs"])
+        self.packing = _text_of(said, "packs")
         if self.peer_id == self.table.id:
             raise ProtocolViolation("a link to oneself: the two brokers have the same store id")
         assert self._authenticate is not None, "the accepting end knows accounts"
@@ -434,19 +439,32 @@ class LinkSession:
         return min(float(most), self._allowance)
 
     def _encoded(self, kind: int, payload: bytes) -> bytes:
-        if self.is_packing and kind == frames.BATCH and len(payload) > PACK_BYTES_MIN:
-            packed = squeeze(payload)
-            if len(packed) < len(payload):
-                kind, payload = kind | frames.PACKED, packed
+        if self.packing != "none" and kind == frames.BATCH and len(payload) > PACK_BYTES_MIN:
+            kind, payload = self._packed(kind, payload)
         sequence = self._sequence
         self._sequence = (sequence + 1) % frames.SEQUENCE_END
         return encode(kind, sequence, payload)
+
+    def _packed(self, kind: int, payload: bytes) -> tuple[int, bytes]:
+        """Compress a batch: always, or (auto) while the socket is the limit and what was tried last became a third less."""
+        self._batch_count += 1
+        is_auto = self.packing == "auto"
+        if is_auto and not self._is_pressed:
+            return kind, payload
+        if is_auto and not self._is_worth_packing and self._batch_count % TRY_AGAIN_BATCHES:
+            return kind, payload
+        packed = squeeze(payload)
+        self._is_worth_packing = len(packed) * 3 < len(payload) * 2
+        self._is_pressed = False
+        return (kind | frames.PACKED, packed) if len(packed) < len(payload) else (kind, payload)
 
     def set_writable(self, is_writable: bool) -> None:
         """False while the socket's buffer is full."""
         self._is_writable = is_writable
         if is_writable:
             self._wake(self)
+        else:
+            self._is_pressed = True
 
     # The turn
 
