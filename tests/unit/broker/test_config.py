@@ -126,7 +126,7 @@ def test_two_listeners_on_one_port(load):
 
 def test_environment(load):
     assert load("", GRIDMSG_BROKER__NAME="env").broker.name == "env"
-    with pytest.raises(ConfigError, match="link\[0\].address: is missing"):
+    with pytest.raises(ConfigError, match=r"link\[0\].address: is missing"):
         load("", GRIDMSG_LINK__0__NAME="x")
 
 
