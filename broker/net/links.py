@@ -20,8 +20,9 @@ from twisted.python.failure import Failure
 from broker.errors import AccessRefused, BrokerError, NotFound, PreconditionFailed
 from broker.link.backoff import Backoff
 from broker.link.frames import OPENING, STRAND_OPENING, TOKEN_BYTES
-from broker.link.session import LinkSession, Strand
+from broker.link.session import LinkSession
 from broker.link.settings import LinkSettings, Stream
+from broker.link.strand import Strand
 from broker.link.table import LinkTable
 from broker.net.connection import Connection
 from broker.session.sasl import CertificateLogin, Credentials, PasswordLogin

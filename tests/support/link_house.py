@@ -14,8 +14,9 @@ from broker.core.broker import Broker
 from broker.core.message import Message
 from broker.core.subscription import Subscription
 from broker.link.frames import OPENING, STRAND_OPENING, TOKEN_BYTES
-from broker.link.session import LinkSession, Strand
+from broker.link.session import LinkSession
 from broker.link.settings import LinkSettings, Stream
+from broker.link.strand import Strand
 from broker.link.table import LinkTable
 from broker.net.turn import Turn
 from broker.wire.amqp import values
