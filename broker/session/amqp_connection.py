@@ -1,6 +1,6 @@
 """One AMQP 0-9-1 connection, without its socket: handshake, channels, errors, promises.
 
-What the handshake does is in `amqp_handshake`, what a channel takes in `amqp_operations`.  Rules kept here: nothing is parsed while a reply waits for the disk
+What the handshake does is in `amqp_handshake`, whom a method is for in `amqp_dispatch`, what a channel takes in `amqp_operations`.  Rules kept here: nothing is parsed while a reply waits for the disk
 or publishers are blocked; after channel.close or connection.close was sent all but its answer is dropped; codes and texts are
 RabbitMQ's.  Tests: tests/unit/broker/session/test_amqp_connection.py, tests/conformance/amqp.json, tests/interop/test_pika.py.
 """
@@ -13,21 +13,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from broker.errors import (
     BrokerError,
-    CommandInvalid,
-    NotAllowed,
     PreconditionFailed,
-    ProtocolViolation,
     ResourceLimit,
 )
 from broker.session import amqp_handshake
-from broker.session.amqp_channel import AmqpChannel
+from broker.session.amqp_deadlines import Deadlines
+from broker.session.amqp_dispatch import execute, refuse_unopened
 from broker.session.amqp_handshake import State
 from broker.session.amqp_limits import AmqpLimits
-from broker.session.amqp_operations import OPERATIONS
-from broker.session.amqp_patience import check_seconds
 from broker.session.amqp_promises import Promises
 from broker.session.amqp_publishing import Publishing
-from broker.session.heartbeat import Heartbeat
 from broker.wire.amqp import methods
 from broker.wire.amqp.frames import (
     CONTENT_OVERHEAD_BYTES,
@@ -41,6 +36,7 @@ if TYPE_CHECKING:
     from broker.core.broker import Broker
     from broker.core.delivery import Delivery
     from broker.core.vhost import Vhost
+    from broker.session.amqp_channel import AmqpChannel
     from broker.session.auth import Accounts, Identity, Login, Operation, TopicOperation
     from broker.session.base import Wake
     from broker.session.dn import DN
@@ -56,8 +52,6 @@ CONNECTION_FORCED: Final = 320
 LOGIN_HELD_BYTES_MAX: Final = 262_144
 """What a peer may send ahead while its password is checked."""
 CLOSE_OK_FRAME: Final = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x33\xce"
-_ACK: Final = b"\x00\x3c\x00\x50"
-_ACK_BYTES: Final = 13
 
 
 @final
@@ -67,17 +61,13 @@ class AmqpConnection:
     __slots__ = (
         "_backlog",
         "_blocked_reason",
-        "_check_at",
-        "_close_at",
-        "_heartbeat",
+        "_deadlines",
         "_held_bytes",
         "_input",
         "_is_astray",
         "_is_paused",
         "_is_released",
-        "_is_writable",
         "_login",
-        "_login_by",
         "_parser",
         "_start",
         "_wake",
@@ -94,6 +84,7 @@ class AmqpConnection:
         "is_awake",
         "is_closing",
         "is_loopback",
+        "is_writable",
         "limits",
         "out",
         "peer",
@@ -139,13 +130,10 @@ class AmqpConnection:
         self.publishing: Publishing | None = None
         self._wake = wake
         self.is_loopback = is_loopback
-        self._is_writable = True
+        self.is_writable = True
         self._is_released = False
         self._login: Login | None = None
-        self._login_by: float | None = now + limits.login_seconds
-        self._close_at: float | None = None
-        self._check_at: float | None = None
-        self._heartbeat = Heartbeat(0.0, 0.0, now)
+        self._deadlines = Deadlines(now, limits.login_seconds)
         self._parser = FrameParser(
             limits.handshake_frame_bytes_max,
             limits.message_bytes_max,
@@ -170,7 +158,7 @@ class AmqpConnection:
         if self._is_astray:
             self._await_answer(data)
             return
-        self._heartbeat.heard(self.broker.clock.now())
+        self._deadlines.heartbeat.heard(self.broker.clock.now())
         if self.promises.held_reply is not None or self._is_paused or self._login is not None:
             self._input.append(data)
             self._held_bytes += len(data)
@@ -207,14 +195,14 @@ class AmqpConnection:
         for index, (number, method, header, bodies, refused_bytes) in enumerate(commands):
             try:
                 if header is None:
-                    self._execute(number, method)
+                    execute(self, number, method)
                 elif self._blocked_reason is not None and self.state is State.OPEN:
                     self._pause(commands[index:])
                     return False
                 else:
                     channel = channels.get(number)
                     if channel is None:
-                        self._refuse_unopened()
+                        refuse_unopened(self)
                     elif not channel.is_open:
                         continue
                     elif bodies is None:
@@ -235,91 +223,6 @@ class AmqpConnection:
             self.settle()
         return True
 
-    def _execute(self, number: int, payload: bytes) -> None:
-        """Do one method that has no content."""
-        code = payload[:4]
-        if code == _ACK and len(payload) == _ACK_BYTES:
-            channel = self.channels.get(number)
-            if channel is not None and channel.is_open:
-                tag = int.from_bytes(payload[4:12], "big")
-                channel.acknowledge(tag, bool(payload[12] & 1))
-                return
-        if self.acknowledged:
-            self.settle()
-        if self.state is State.CLOSING:
-            self._execute_closing(number, code)
-        elif number == 0:
-            method = methods.find_method(payload)
-            transition = amqp_handshake.TRANSITIONS.get((self.state, method.name))
-            if transition is None:
-                text = f"unexpected method in connection state {self.state.value}"
-                if self.state is State.OPEN:
-                    raise ProtocolViolation(text, 504, "CHANNEL_ERROR")
-                raise CommandInvalid(text)
-            transition(self, *method.decode(payload))
-        elif self.state is State.OPEN:
-            self._execute_on_channel(number, payload)
-        else:
-            self._refuse_unopened()
-
-    def _execute_closing(self, number: int, code: bytes) -> None:
-        """connection.close was sent: only its answer, or the peer's own close, counts."""
-        if number == 0 and code == methods.METHODS["connection.close"].code:
-            self.close()
-        elif number == 0 and code == methods.METHODS["connection.close-ok"].code:
-            self.finish()
-
-    def _execute_on_channel(self, number: int, payload: bytes) -> None:
-        channel = self.channels.get(number)
-        if channel is not None and not channel.is_open:
-            self._execute_on_closing_channel(number, payload[:4])
-            return
-        method = methods.find_method(payload)
-        name = method.name
-        if name == "channel.open":
-            self._open_channel(number)
-        elif channel is None:
-            # Both sides closed at once: the peer's answer finds the channel forgotten.
-            if name != "channel.close-ok":
-                self._refuse_unopened()
-        elif name == "channel.close":
-            self._close_channel(channel)
-            del self.channels[number]
-            channel.reply("channel.close-ok")
-        else:
-            operation = OPERATIONS.get(name)
-            if operation is None:
-                raise CommandInvalid("unimplemented method")
-            operation(channel, *method.decode(payload))
-
-    def _execute_on_closing_channel(self, number: int, code: bytes) -> None:
-        """channel.close was sent: only its answer, or the peer's own close, counts."""
-        if code == methods.METHODS["channel.close"].code:
-            channel = self.channels.pop(number)
-            channel.reply("channel.close-ok")
-        elif code == methods.METHODS["channel.close-ok"].code:
-            del self.channels[number]
-
-    def _open_channel(self, number: int) -> None:
-        if number in self.channels:
-            raise ProtocolViolation("second 'channel.open' seen", 504, "CHANNEL_ERROR")
-        if number > self.channels_max:
-            raise NotAllowed(
-                f"number of channels opened ({len(self.channels)}) has reached the negotiated "
-                f"channel_max ({self.channels_max})"
-            )
-        channel = AmqpChannel(self, number, is_writable=self._is_writable)
-        self.channels[number] = channel
-        channel.reply("channel.open-ok", b"")
-
-    def _refuse_unopened(self) -> None:
-        """Something came on a channel that isn't open."""
-        if self.state is State.OPEN:
-            raise ProtocolViolation("expected 'channel.open'", 504, "CHANNEL_ERROR")
-        if self.state is not State.CLOSING:
-            text = f"unexpected frame in connection state {self.state.value}"
-            raise ProtocolViolation(text, 505, "UNEXPECTED_FRAME")
-
     def settle(self) -> None:
         """Tell the core what was acknowledged since the last time."""
         deliveries = self.acknowledged
@@ -337,7 +240,7 @@ class AmqpConnection:
         out = self.out
         if out:
             self.out = []
-            self._heartbeat.sent(self.broker.clock.now())
+            self._deadlines.heartbeat.sent(self.broker.clock.now())
         return out
 
     def rouse(self) -> None:
@@ -348,7 +251,7 @@ class AmqpConnection:
 
     def set_writable(self, is_writable: bool) -> None:
         """Stop or resume deliveries."""
-        self._is_writable = is_writable
+        self.is_writable = is_writable
         for channel in self.channels.values():
             channel.is_writable = is_writable
             if is_writable and channel.is_open:
@@ -444,7 +347,7 @@ class AmqpConnection:
         self._blocked_reason = reason
         if reason is None and self._is_paused:
             self._is_paused = False
-            self._heartbeat.heard(self.broker.clock.now())
+            self._deadlines.heartbeat.heard(self.broker.clock.now())
             if self.capabilities.get("connection.blocked") is True:
                 self.send("connection.unblocked")
             self._resume()
@@ -466,19 +369,13 @@ class AmqpConnection:
         self.channels_max = channels_max
         self.frame_bytes_max = frame_bytes_max
         self._parser.frame_bytes_max = frame_bytes_max
-        self._heartbeat = Heartbeat(
-            heartbeat_seconds / 2, heartbeat_seconds * 2, self.broker.clock.now()
-        )
+        self._deadlines.set_heartbeat(heartbeat_seconds, self.broker.clock.now())
 
     def opened(self) -> None:
         """The handshake is over."""
         self.state = State.OPEN
         self.renew_rights()
-        self._login_by = None
-        if self.limits.acknowledgement_seconds > 0:
-            self._check_at = self.broker.clock.now() + check_seconds(
-                self.limits.acknowledgement_seconds
-            )
+        self._deadlines.enter(self.broker.clock.now(), self.limits.acknowledgement_seconds)
         self._parser.is_stepping = False
 
     def await_login(self, login: Login, then: Callable[[], None]) -> None:
@@ -488,14 +385,15 @@ class AmqpConnection:
             return
         self._login = login
         # While a password is checked it is us who are late.
-        is_timed, self._login_by = self._login_by is not None, None
+        deadlines = self._deadlines
+        is_timed, deadlines.login_by = deadlines.login_by is not None, None
 
         def settled() -> None:
             if self._login is not login or self.is_closing:
                 return
             self._login = None
             if is_timed:
-                self._login_by = self.broker.clock.now() + self.limits.login_seconds
+                deadlines.login_by = self.broker.clock.now() + self.limits.login_seconds
             try:
                 then()
             except BrokerError as error:
@@ -531,20 +429,21 @@ class AmqpConnection:
 
     def tick(self, now: float) -> None:
         """Send a heart-beat when one is due; give up on a late login, a silent peer or a missing close-ok."""
-        if self._close_at is not None and now >= self._close_at:
+        deadlines = self._deadlines
+        if deadlines.is_end_due(now):
             self.finish()
-        elif self._login_by is not None and now >= self._login_by:
+        elif deadlines.is_login_late(now):
             log.warning("AMQP connection from %s did not log in in time", self.peer)
             self.finish()
         else:
-            if self._check_at is not None and now >= self._check_at:
+            if deadlines.is_look_due(now):
                 self._check_acknowledgements(now)
             self._beat(now)
 
     def _check_acknowledgements(self, now: float) -> None:
         """Close channels that hold deliveries for too long."""
         timeout_seconds = self.limits.acknowledgement_seconds
-        self._check_at = now + check_seconds(timeout_seconds)
+        self._deadlines.look_again(now, timeout_seconds)
         for number, channel in list(self.channels.items()):
             if channel.is_open and channel.is_overdue(now, timeout_seconds):
                 text = (
@@ -556,7 +455,7 @@ class AmqpConnection:
                 self.rouse()
 
     def _beat(self, now: float) -> None:
-        heartbeat = self._heartbeat
+        heartbeat = self._deadlines.heartbeat
         if self._is_paused:
             # Nothing is read from a blocked publisher, so its silence says nothing.
             heartbeat.heard(now)
@@ -570,17 +469,7 @@ class AmqpConnection:
 
     def next_deadline(self) -> float | None:
         """The next time that `tick` has something to do."""
-        deadlines = [
-            at
-            for at in (
-                self._close_at,
-                self._login_by,
-                self._check_at if self.channels else None,
-                self._heartbeat.next_deadline(),
-            )
-            if at is not None
-        ]
-        return min(deadlines) if deadlines and not self.is_closing else None
+        return None if self.is_closing else self._deadlines.next(has_channels=bool(self.channels))
 
     # Errors and the end
 
@@ -591,7 +480,7 @@ class AmqpConnection:
             self._refuse_connection(error, method)
             return
         log.info("AMQP channel %d of %s closed: %s - %s", number, self.peer, error.name, error)
-        self._close_channel(channel)
+        self.close_channel(channel)
         channel.reply("channel.close", error.amqp_code, _reply_text(error), *_ids(method))
 
     def _refuse_connection(self, error: BrokerError, method: bytes) -> None:
@@ -602,10 +491,7 @@ class AmqpConnection:
         """Send connection.close and wait for its answer, not for ever."""
         self._release()
         self.state = State.CLOSING
-        self._login_by = None
-        now = self.broker.clock.now()
-        self._close_at = now + self.limits.closing_seconds
-        self._heartbeat = Heartbeat(0.0, 0.0, now)
+        self._deadlines.await_end(self.broker.clock.now(), self.limits.closing_seconds)
         self._is_paused = False
         self._login = None
         self.send("connection.close", code, text, class_id, method_id)
@@ -619,8 +505,7 @@ class AmqpConnection:
     def refuse_later(self) -> None:
         """Close without a word after a pause, as clients without `authentication_failure_close` expect."""
         self.state = State.CLOSING
-        self._login_by = None
-        self._close_at = self.broker.clock.now() + self.limits.refusal_seconds
+        self._deadlines.await_end(self.broker.clock.now(), self.limits.refusal_seconds)
 
     def _violated(self, violation: BrokerError) -> None:
         if self.state is State.OPEN:
@@ -648,7 +533,8 @@ class AmqpConnection:
         self.state = State.STARTING
         amqp_handshake.start(self)
 
-    def _close_channel(self, channel: AmqpChannel) -> None:
+    def close_channel(self, channel: AmqpChannel) -> None:
+        """Give back what a channel holds in the core; its answer, and forgetting it, are the caller's."""
         if self.acknowledged:
             self.settle()
         self.promises.confirming.pop(channel, None)
@@ -680,7 +566,7 @@ class AmqpConnection:
         """Nothing more is taken; the socket closes when the output is written."""
         self._release()
         self.state = State.CLOSED
-        self._login_by = self._close_at = self._check_at = None
+        self._deadlines.end()
         self.is_closing = True
         self._backlog = []
         self._input.clear()

@@ -68,7 +68,7 @@ def test_unknown_lists_what_there_is(vhost, text):
         ("", "grace.x.raw", b"/grace.x.raw"),
         ("gracc.x.raw", "", b"/gracc.x.raw"),
         ("gracc.x.raw", "k", b"/exchange/gracc.x.raw/k"),
-        ("grace.x.raw", "", b"/exchange/grace.x.raw/"),
+        ("grace.x.raw", "", b"/exchange/grace.x.raw"),
     ],
 )
 def test_write(vhost, exchange, key, text):
