@@ -296,6 +296,8 @@ class Session(stomp.ConnectionListener):  # type: ignore[misc]
         """
         received: bytes = self._connection.transport.socket.recv(RECEIVE_BYTES)
         if not received:
+            # Over TLS stomp.py (9.0) takes the end of the stream for a pause, and asks again for ever.
+            self.close("the broker closed the connection")
             return received
         try:
             runs, others = self._reader.feed(received)
