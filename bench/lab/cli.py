@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
 
 from bench.lab import report as reports
 from bench.lab import topology as topologies
 from bench.lab.experiment import FAILURES, Experiment
-from bench.lab.progress import Progress
 from bench.lab.topology import Topology
 from broker.settings import parse_duration
 
@@ -107,6 +105,11 @@ def run(
     wanted = adapted(topologies.read(file), duration, seed, scale)
     folder = out or RUNS / f"{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     signal.signal(signal.SIGTERM, _stop)
+    # Here, so that `gridmsg --help` need not wait for it.
+    from rich.console import Console
+
+    from bench.lab.progress import Progress
+
     with Progress(Console(stderr=True)) as progress:
         experiment = Experiment(
             wanted, relay or wanted.relay, folder, progress.change, keeps_stores=keep
