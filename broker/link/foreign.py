@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.core.message import Message
 from broker.errors import BrokerError, PreconditionFailed
 from broker.link.demand import Entries, wanted_by
+from broker.link.end import OUTPUT_BYTES, SILENCE_FACTOR, LinkEnd
 from broker.link.outflow import Outflow
 from broker.link.streams import buffer_name, declare_exchange
+from broker.link.tally import Tally
 from broker.link.trace import ID_BYTES, NO_ORIGIN, route_of
 from broker.wire import stomp
 from broker.wire.amqp import values
@@ -27,10 +29,9 @@ from broker.wire.properties import AMQP
 
 if TYPE_CHECKING:
     from broker.clock import Clock
-    from broker.core.broker import Broker
     from broker.core.delivery import Delivery
     from broker.core.destination import Destination
-    from broker.link.ports import DN, Wake
+    from broker.link.ports import Wake
     from broker.link.settings import LinkSettings, Stream
     from broker.link.table import LinkTable
 
@@ -38,13 +39,10 @@ log = logging.getLogger(__name__)
 
 ROUTE_HEADER: Final = "x-gridmsg-route"
 LOGIN_SECONDS: Final = 15.0
-SILENCE_FACTOR: Final = 2.5
 BATCH_COUNT: Final = 200
 BATCH_BYTES: Final = 128 << 10
-OUTPUT_BYTES: Final = 256 << 10
 PREFETCH: Final = 10_000
 """Unacknowledged messages that a far side may have sent here: 1,000 costs half the rate at 250 ms (wan-measured.md)."""
-TEXT_MAX: Final = 500
 _ROUTE_MARK: Final = ROUTE_HEADER.encode()
 
 
@@ -53,23 +51,12 @@ def foreign_id(name: str) -> bytes:
     return hashlib.sha256(b"gridmsg far side: " + name.encode()).digest()[:ID_BYTES]
 
 
-class Arrivals:
+class Arrivals(Tally):
     """The receiving end of a stream from such a broker: what is applied is acknowledged once it is durable here."""
 
     def __init__(self, session: ForeignSession, number: int, stream: Stream) -> None:
         self._session = session
-        self.number = number
-        self.stream = stream
-        self.name = stream.name
-        self.applied_count = 0
-        self.applied_bytes = 0
-        self.repeat_count = 0
-        self.second_copy_count = 0
-        self.circled_count = 0
-        self.unroutable_count = 0
-        self.refused_count = 0
-        self.unknown_count = 0
-        self.refusal = ""
+        super().__init__(number, stream)
         self.told: Entries = {}
         self._destinations: dict[str, Destination] = {}
         self._last: Any = None
@@ -159,7 +146,7 @@ class Arrivals:
         )
 
 
-class ForeignSession(ABC):
+class ForeignSession(LinkEnd[Arrivals]):
     """One connection to such a broker, as its client."""
 
     def __init__(
@@ -171,43 +158,15 @@ class ForeignSession(ABC):
         on_ended: Callable[[str], None] | None = None,
         peer: str = "",
     ) -> None:
-        self.table = table
-        self.broker: Broker = table.broker
-        self.clock = clock
+        super().__init__(table, clock, wake, settings.name, settings.window_bytes, peer, on_ended)
         self.settings = settings
-        self.name = settings.name
         self.key = settings.name
         self.is_dialer = True
-        self.window_bytes = settings.window_bytes
-        self.peer = peer
         self.peer_id = foreign_id(settings.name)
-        self.peer_name = ""
         self.token = b""
-        self.is_closing = False
-        self.is_up = False
-        self.certificate: DN | None = None
-        self.far_reason = ""
-        self.last_error = ""
-        self.refused_at = 0.0
-        self.up_at_ms = 0
-        self.round_trip_ms: float | None = None
-        self.received_bytes = 0
-        self.sent_bytes = 0
-        self.sent_rate = 0.0
-        self.received_rate = 0.0
         self.strands: list[object] = []
-        self.outflows: dict[int, Outflow] = {}
-        self.inflows: dict[int, Arrivals] = {}
-        self._rates_at = (0.0, 0, 0)
-        self._wake = wake
-        self._on_ended = on_ended
         self._out: list[bytes] = []
-        self._is_writable = True
-        self._turn = 0
-        now = clock.now()
-        self.heard_at = now
-        self._said_at = now
-        self._began_at = now
+        self._said_at = self._began_at
         self.heartbeat_seconds = settings.heartbeat_seconds
 
     # What a protocol adds
@@ -301,14 +260,6 @@ class ForeignSession(ABC):
         passed[self.table.id] = None
         return ",".join(one.hex() for one in passed)
 
-    def stream_ended(self, number: int, text: str) -> None:
-        """One stream cannot go on."""
-        self.say(text)
-        self.refused_at = self.refused_at or self.clock.now()
-        for flow in (self.outflows.get(number), self.inflows.get(number)):
-            if flow is not None:
-                flow.refusal = text
-
     def forget_stream(self, number: int) -> None:
         """A stream is given up for good here; what was declared at the far side stays there."""
         self.inflows.pop(number, None)
@@ -316,16 +267,11 @@ class ForeignSession(ABC):
         if outflow is not None:
             outflow.end(self._unconfirmed(number))
 
-    def say(self, text: str) -> None:
-        """Note something that went wrong, for status and log."""
-        self.last_error = text[:TEXT_MAX]
-        log.warning("link %s: %s", self.name, text)
-
     # The session's side (session.base)
 
     def receive_data(self, received: bytes) -> None:
         """Take bytes from the far side."""
-        self.heard_at = self.clock.now()
+        self._heard_at = self.clock.now()
         self.received_bytes += len(received)
         if self.is_closing:
             return
@@ -344,10 +290,6 @@ class ForeignSession(ABC):
         """Have bytes written before all batches that wait."""
         self._out += pieces
         self.wake_up()
-
-    def wake_up(self) -> None:
-        """Have this session's turn ended."""
-        self._wake(self)
 
     def output(self) -> list[bytes]:
         """Replies, then batches while the socket takes them."""
@@ -401,20 +343,13 @@ class ForeignSession(ABC):
         """There is nothing to wait for."""
         return False
 
-    @property
-    def peer_closes_first(self) -> bool:
-        """Either end may close."""
-        return False
-
     def set_blocked(self, reason: str | None) -> bool:
         """Publishers must wait: the far side is not read from."""
         return False
 
     def set_far_reason(self, reason: str) -> None:
-        """The far side says that publishers must wait, or need not any more."""
-        self.far_reason = reason
-        for outflow in self.outflows.values():
-            outflow.look_at_window()
+        """The far side says that publishers must wait, or need not any more: then batches are made again."""
+        super().set_far_reason(reason)
         self.wake_up()
 
     def look(self) -> None:
@@ -427,16 +362,6 @@ class ForeignSession(ABC):
                 if wanted is not None:
                     self._tell_demand(number, arrivals, wanted)
 
-    def note_rates(self, now: float) -> None:
-        """Messages a second since the last call, for status."""
-        sent = sum(one.sent_count for one in self.outflows.values())
-        received = sum(one.applied_count for one in self.inflows.values())
-        at, sent_before, received_before = self._rates_at
-        if now > at > 0:
-            self.sent_rate = (sent - sent_before) / (now - at)
-            self.received_rate = (received - received_before) / (now - at)
-        self._rates_at = (now, sent, received)
-
     def tick(self, now: float) -> None:
         """Send a heart-beat, or give up on a silent peer or a late login."""
         if self.is_closing:
@@ -446,7 +371,7 @@ class ForeignSession(ABC):
                 self.fail("the login took too long")
         elif (
             self.heartbeat_seconds
-            and now >= self.heard_at + self.heartbeat_seconds * SILENCE_FACTOR
+            and now >= self._heard_at + self.heartbeat_seconds * SILENCE_FACTOR
         ):
             self.fail(f"nothing was heard for {self.heartbeat_seconds * SILENCE_FACTOR:g} s")
         elif self.heartbeat_seconds and now >= self._said_at + self.heartbeat_seconds * 0.9:
@@ -464,31 +389,6 @@ class ForeignSession(ABC):
         return self._said_at + self.heartbeat_seconds * 0.9
 
     # Ending
-
-    def fail(self, text: str, *, is_told: bool = True) -> None:
-        """End the connection for a reason."""
-        if self.is_closing:
-            return
-        self.say(text)
-        self.is_closing = True
-        self.wake_up()
-
-    def replaced(self) -> None:
-        """The same link came up anew."""
-        self.is_closing = True
-        self._end_flows()
-        self.wake_up()
-
-    def connection_lost(self, reason: str) -> None:
-        """The socket is gone: what was not confirmed goes back."""
-        self.is_closing = True
-        if not self.last_error:
-            self.last_error = reason[:TEXT_MAX]
-        self._end_flows()
-        self.table.leave(self)
-        if self._on_ended is not None:
-            ended, self._on_ended = self._on_ended, None
-            ended(self.last_error)
 
     def _end_flows(self) -> None:
         outflows, self.outflows = self.outflows, {}

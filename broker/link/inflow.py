@@ -15,6 +15,7 @@ from broker.errors import BrokerError, ProtocolViolation
 from broker.link.demand import Entries, difference, wanted_by
 from broker.link.frames import ACKNOWLEDGED, DEMAND, RESUME, START, WANTED
 from broker.link.ranges import Ranges, flat_of
+from broker.link.tally import Tally
 from broker.link.trace import NO_ORIGIN, ORIGIN_BYTES, has_been_at, hop_count, is_sound, origin_of
 from broker.wire.properties import AMQP, STOMP
 
@@ -32,28 +33,17 @@ HOPPED: Final = -2
 
 
 @final
-class Inflow:
+class Inflow(Tally):
     """Receives one stream of one link."""
 
     def __init__(
         self, session: LinkSession, number: int, stream: Stream, vhost: str, hops_max: int
     ) -> None:
         self._session = session
-        self.number = number
-        self.stream = stream
-        self.name = stream.name
+        super().__init__(number, stream)
         self.vhost_name = vhost
         self.hops_max = hops_max
         self.is_exchange = stream.kind == "exchange"
-        self.applied_count = 0
-        self.applied_bytes = 0
-        self.repeat_count = 0
-        self.second_copy_count = 0
-        self.circled_count = 0
-        self.unroutable_count = 0
-        self.refused_count = 0
-        self.unknown_count = 0
-        self.refusal = ""
         self.last_published_at = 0
         self._cursor: Cursor | None = None
         self._states_cursor = False

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from broker.errors import AccessRefused, BrokerError, ProtocolViolation
 from broker.link import frames
 from broker.link.demand import merged
+from broker.link.end import OUTPUT_BYTES, SILENCE_FACTOR, TEXT_MAX, LinkEnd
 from broker.link.frames import FrameParser, Order, encode, expand, pack, squeeze, unpack
 from broker.link.inflow import Inflow
 from broker.link.outflow import Outflow
@@ -26,29 +27,23 @@ from broker.link.streams import accept, describe_open, open_near
 
 if TYPE_CHECKING:
     from broker.clock import Clock
-    from broker.core.broker import Broker
-    from broker.link.ports import DN, Authenticate, Identity, Login, Wake
+    from broker.link.ports import Authenticate, Identity, Login, Wake
     from broker.link.settings import LinkSettings
     from broker.link.strand import Strand
     from broker.link.table import LinkTable
 
 log = logging.getLogger(__name__)
 
-OUTPUT_BYTES: Final = 256 << 10
-"""Batches written at a time to one connection."""
 PACK_BYTES_MIN: Final = 512
 TRY_AGAIN_BATCHES: Final = 64
 """How often compression is tried anew when it was not worth it."""
 LOGIN_SECONDS: Final = 10.0
-SILENCE_FACTOR: Final = 2.5
-"""A peer that was silent for so many heart-beats is gone."""
 STREAMS_MAX: Final = 1000
 STRANDS_MAX: Final = 16
-TEXT_MAX: Final = 500
 
 
 @final
-class LinkSession:
+class LinkSession(LinkEnd[Inflow]):
     """One end of a link.  `settings` None: the accepting end."""
 
     def __init__(
@@ -63,58 +58,33 @@ class LinkSession:
         on_ended: Callable[[str], None] | None = None,
         peer: str = "",
     ) -> None:
-        self.table = table
-        self.broker: Broker = table.broker
-        self.clock = clock
+        name, window_bytes, heartbeat_seconds = "?", 64 << 20, 5.0
+        if settings is not None:
+            name, window_bytes = settings.name, settings.window_bytes
+            heartbeat_seconds = settings.heartbeat_seconds
+        super().__init__(table, clock, wake, name, window_bytes, peer, on_ended)
         self.settings = settings
         self.is_dialer = settings is not None
-        self.name = settings.name if settings is not None else "?"
-        self.window_bytes = settings.window_bytes if settings is not None else 64 << 20
-        self.peer = peer
-        self.peer_id = b""
-        self.peer_name = ""
         self.token = token
-        self.is_closing = False
-        self.is_up = False
-        self.certificate: DN | None = None
         self.identity: Identity | None = None
-        self.far_reason = ""
-        self.last_error = ""
-        self.refused_at = 0.0
-        self.up_at_ms = 0
-        self.round_trip_ms: float | None = None
-        self.received_bytes = 0
-        self.sent_bytes = 0
-        self.sent_rate = 0.0
-        self.received_rate = 0.0
-        self._rates_at = (0.0, 0, 0)
-        self.outflows: dict[int, Outflow] = {}
-        self.inflows: dict[int, Inflow] = {}
         self.strands: list[Strand] = []
         self.packing = "none"
         self._is_pressed = False
         self._is_worth_packing = True
         self._batch_count = 0
-        self._on_ended = on_ended
         self._authenticate = authenticate
         self._login: Login | None = None
-        self._wake = wake
         self._parser = FrameParser()
         self._order = Order()
         self._greeting = b"" if self.is_dialer else frames.OPENING
         self._held: list[bytes] = []
         self._control: deque[tuple[int, bytes]] = deque()
         self._sequence = 0
-        self._turn = 0
-        self._is_writable = True
         self._told_reason: str | None = None
-        now = clock.now()
-        self._heartbeat_seconds = settings.heartbeat_seconds if settings is not None else 5.0
-        self._heard_at = now
-        self._pinged_at = now
-        self._began_at = now
+        self._heartbeat_seconds = heartbeat_seconds
+        self._pinged_at = self._began_at
         self._allowance = 0.0
-        self._allowance_at = now
+        self._allowance_at = self._began_at
         if settings is not None:
             self._say_hello(settings)
 
@@ -274,7 +244,7 @@ class LinkSession:
         elif kind == frames.PONG:
             self.round_trip_ms = (self.clock.now() - float(said)) * 1000.0
         elif kind == frames.BLOCKED:
-            self._set_far_reason(str(said)[:TEXT_MAX])
+            self.set_far_reason(str(said)[:TEXT_MAX])
         else:
             self._stream_frame(kind, said)
 
@@ -294,15 +264,13 @@ class LinkSession:
             linked = self._outflow(number).linked
             linked.set_wanted(merged({} if is_first else linked.wanted, (added, removed)))
         elif kind == frames.WANTED:
-            if self._outflow(said[0]).linked.is_shared and self._is_on_demand(said[0]):
-                self._outflow(said[0]).set_wanted(bool(said[1]))
+            outflow = self._outflow(said[0])
+            if outflow.linked.is_shared and outflow.is_on_demand:
+                outflow.set_wanted(bool(said[1]))
         elif kind == frames.FORGET:
             self._forget(int(said))
         else:
             raise ProtocolViolation(f"a frame of the unknown kind {kind}")
-
-    def _is_on_demand(self, number: int) -> bool:
-        return self._outflow(number).is_on_demand
 
     def _outflow(self, number: int) -> Outflow:
         found = self.outflows.get(number)
@@ -341,15 +309,6 @@ class LinkSession:
             return
         self.stream_ended(number, text)
 
-    def stream_ended(self, number: int, text: str) -> None:
-        """One stream cannot go on; the others do.  The whole link is begun anew after a while."""
-        self.say(text)
-        self.refused_at = self.refused_at or self.clock.now()
-        for flows in (self.outflows, self.inflows):
-            flow = flows.get(number)
-            if flow is not None:
-                flow.refusal = text
-
     def forget_stream(self, number: int) -> None:
         """The dialing end gives a stream up for good, at both ends."""
         self.send(frames.FORGET, number)
@@ -370,20 +329,11 @@ class LinkSession:
         if outflow is not None:
             self.table.unlink_queue(outflow.linked, is_deleted=not outflow.linked.is_shared)
 
-    def say(self, text: str) -> None:
-        """Note something that went wrong, for status and log."""
-        self.last_error = text[:TEXT_MAX]
-        log.warning("link %s: %s", self.name, text)
-
     # Bytes out
 
     def send(self, kind: int, value: object) -> None:
         """Have a frame sent before all batches that wait."""
         self._control.append((kind, pack(value)))
-        self._wake(self)
-
-    def wake_up(self) -> None:
-        """Have this end's turn ended: it has promises or output."""
         self._wake(self)
 
     def output(self) -> list[bytes]:
@@ -489,11 +439,6 @@ class LinkSession:
                 strand.wake_up()
 
     @property
-    def peer_closes_first(self) -> bool:
-        """Either end may close."""
-        return False
-
-    @property
     def is_holding(self) -> bool:
         """True while a login is being checked."""
         return self._login is not None and not self._login.is_settled
@@ -507,16 +452,6 @@ class LinkSession:
                 # It waited for its allowance.
                 self._wake(self)
 
-    def note_rates(self, now: float) -> None:
-        """Messages a second since the last call, for status."""
-        sent = sum(one.sent_count for one in self.outflows.values())
-        received = sum(one.applied_count for one in self.inflows.values())
-        at, sent_before, received_before = self._rates_at
-        if now > at > 0:
-            self.sent_rate = (sent - sent_before) / (now - at)
-            self.received_rate = (received - received_before) / (now - at)
-        self._rates_at = (now, sent, received)
-
     # Waiting for memory or disk
 
     def set_blocked(self, reason: str | None) -> bool:
@@ -525,11 +460,6 @@ class LinkSession:
             self._told_reason = reason
             self.send(frames.BLOCKED, reason or "")
         return True
-
-    def _set_far_reason(self, reason: str) -> None:
-        self.far_reason = reason
-        for outflow in self.outflows.values():
-            outflow.look_at_window()
 
     # Time
 
@@ -564,31 +494,10 @@ class LinkSession:
     # Ending
 
     def fail(self, text: str, *, is_told: bool = True) -> None:
-        """End the connection for a reason."""
-        if self.is_closing:
-            return
-        self.say(text)
-        if is_told:
+        """End the connection for a reason, and tell it to the far side unless that gave it."""
+        if is_told and not self.is_closing:
             self.send(frames.REFUSED, [None, text[:TEXT_MAX]])
-        self.is_closing = True
-        self.wake_up()
-
-    def replaced(self) -> None:
-        """The same link came up anew: this connection was dead without anybody's knowing."""
-        self.is_closing = True
-        self._end_flows()
-        self.wake_up()
-
-    def connection_lost(self, reason: str) -> None:
-        """The socket is gone: what was not settled goes back, or stays in doubt."""
-        self.is_closing = True
-        if not self.last_error:
-            self.last_error = reason[:TEXT_MAX]
-        self._end_flows()
-        self.table.leave(self)
-        if self._on_ended is not None:
-            ended, self._on_ended = self._on_ended, None
-            ended(self.last_error)
+        super().fail(text, is_told=is_told)
 
     def _end_flows(self) -> None:
         outflows, self.outflows = self.outflows, {}

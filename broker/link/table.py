@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from broker.core.broker import Broker
     from broker.core.vhost import Vhost
     from broker.link.demand import Entries
+    from broker.link.end import LinkEnd
     from broker.link.foreign import ForeignSession
     from broker.link.session import LinkSession
     from broker.link.settings import Stream
@@ -163,7 +164,7 @@ class LinkTable:
             before.replaced()
         self.sessions[key] = session
 
-    def leave(self, session: LinkSession | ForeignSession) -> None:
+    def leave(self, session: LinkEnd[Any]) -> None:
         """A session has ended."""
         key = (session.peer_id, session.name, session.is_dialer)
         if self.sessions.get(key) is session:
