@@ -74,26 +74,35 @@ class BrokerProcess:
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            end_process(process, number)
 
     def cpu_seconds(self) -> float:
         """Processor time that it used so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks: int = os.sysconf("SC_CLK_TCK")
-        return (int(fields[11]) + int(fields[12])) / ticks
+        return cpu_seconds(self.pid)
 
     def memory_bytes(self) -> tuple[int, int]:
         """Resident memory now, and the most there was."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         found = {line.partition(":")[0]: line.split()[1] for line in lines if line.endswith(" kB")}
         return int(found["VmRSS"]) << 10, int(found["VmHWM"]) << 10
+
+
+def end_process(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal and wait until the process is gone; one that outlasts `STOP_SECONDS_MAX` is killed."""
+    process.send_signal(number)
+    try:
+        process.wait(STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process used so far; raises OSError when it is gone."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks: int = os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) / ticks
 
 
 def forget_cached(folder: Path) -> None:

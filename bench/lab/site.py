@@ -16,6 +16,7 @@ import time
 from pathlib import Path as FilePath
 from typing import Any, Final, final
 
+from bench.broker_process import cpu_seconds, end_process
 from bench.lab.ground import Ground, Place
 from bench.lab.topology import Channel, Path, Topology
 from broker.session.passwords import hash_password
@@ -257,12 +258,7 @@ class BrokerProcess:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(number)
-        try:
-            process.wait(STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process, number)
         self._cpu_before += self._cpu_last
         self._cpu_last = 0.0
 
@@ -271,13 +267,10 @@ class BrokerProcess:
         memory_bytes = 0
         if self._process is not None:
             try:
-                folder = FilePath(f"/proc/{self._process.pid}")
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                ticks: int = os.sysconf("SC_CLK_TCK")
-                self._cpu_last = (int(fields[11]) + int(fields[12])) / ticks
-                memory_bytes = int((folder / "statm").read_text().split()[1]) * os.sysconf(
-                    "SC_PAGE_SIZE"
-                )
+                pid = self._process.pid
+                self._cpu_last = cpu_seconds(pid)
+                statm = FilePath(f"/proc/{pid}/statm").read_text()
+                memory_bytes = int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
             except (OSError, IndexError):
                 memory_bytes = 0
         self.peak_bytes = max(self.peak_bytes, memory_bytes)
