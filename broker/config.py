@@ -343,6 +343,16 @@ class Config:
     addresses: tuple[Address, ...]
     routes: tuple[Route, ...]
     links: tuple[LinkSettings, ...] = ()
+    file_time_ns: int = 0
+
+    @property
+    def is_file_changed(self) -> bool:
+        """Whether the file was written since it was read."""
+        return _time_ns(self.file) != self.file_time_ns
+
+    def read_links(self) -> tuple[LinkSettings, ...]:
+        """The links that the file names now; raises ConfigError for anything in it that is wrong."""
+        return load(self.file, self.data_folder, self.port_offset).links
 
     @property
     def broker_folder(self) -> Path:
@@ -465,6 +475,7 @@ def load(
     if file is None:
         beside = (data or Path(DEFAULT_DATA)) / FILE_NAME
         file = beside if beside.is_file() else None
+    file_time_ns = _time_ns(file)
     document = Document.load(file, environment)
     broker = document.section("broker", BrokerSection)
     auth = document.section("auth", AuthSection)
@@ -496,7 +507,16 @@ def load(
         addresses=addresses,
         routes=routes,
         links=links,
+        file_time_ns=file_time_ns,
     )
+
+
+def _time_ns(file: Path | None) -> int:
+    """When a file was written; 0: it is not there."""
+    try:
+        return 0 if file is None else file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def split_address(text: str) -> tuple[str, int]:

@@ -205,9 +205,16 @@ class Server:
             self._config.broker.name or f"gridmsg@{socket.gethostname()}",
             lambda row: row_settings(row, split_address),
             shown_row,
+            self._config.read_links,
         )
         links.restore(recovered)
         links.configure(self._config.links, recovered.definitions)
+        if self._config.is_file_changed:
+            # A standby that takes over: `[[link]]` may have been reloaded since it read its file.
+            try:
+                links.reload()
+            except BrokerError as error:
+                log.error("links are those of this process's start: %s", error.text)
         return links
 
     def prod_store(self) -> None:
@@ -502,5 +509,6 @@ class Server:
             },
             "store": self._store.stat(),
             "links": self._links.describe(),
+            "link_origins": self._links.table.origins.describe(),
             "failover": self._describe_failover(),
         }

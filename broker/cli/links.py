@@ -138,12 +138,24 @@ def link_set(place: Place, name: str, options: tuple[str, ...]) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @broker_options
 def link_delete(place: Place, name: str, yes: bool) -> None:
-    """Delete a link, with what its buffers on this side hold."""
+    """Delete a link; what it has not sent stays in its queue, which is named."""
     client = place.client()
     found = client.get("links", name)
     if not yes:
         click.confirm(f"delete link {name} with {found['backlog']} messages waiting?", abort=True)
-    say(f"link {name} deleted, {client.delete('links', name)['deleted']} messages with it")
+    kept = client.delete("links", name)["kept"]
+    say(f"link {name} deleted")
+    for line in kept_lines(kept):
+        say(line)
+
+
+def kept_lines(kept: dict[str, int]) -> list[str]:
+    """What to do about messages that links taken away had not sent."""
+    return [
+        f"{count} messages that it had not sent, or does not know to be there, stay in queue {queue}: "
+        f"move them on with `gridmsg queue move {queue} …`, or `gridmsg queue delete {queue}`"
+        for queue, count in kept.items()
+    ]
 
 
 def _options(texts: tuple[str, ...]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from broker.cli.base import (
     site_options,
     table_lines,
 )
+from broker.cli.links import kept_lines
 from broker.cli.routes import apply_routes
 
 if TYPE_CHECKING:
@@ -136,13 +137,20 @@ def broker_stop(place: Place) -> None:
 @broker.command(name="reload")
 @broker_options
 def broker_reload(place: Place) -> None:
-    """Check the configuration anew, make what is missing of its [[route]]s, and say what waits for a restart.
+    """Check the configuration anew, follow its [[link]]s, make what is missing of its [[route]]s, and say what waits for a restart.
 
     Everything else of the file is read at start only.  Users, rights and vhosts made by commands are live anyway.
     """
     config = place.config
     agent_settings(place)
-    made = apply_routes(place.client(), config)
+    client = place.client()
+    made = apply_routes(client, config)
+    links = client.post("links")
+    for what in ("added", "changed", "removed"):
+        for name in links[what]:
+            say(f"{what} link {name}")
+    for line in kept_lines(links["kept"]):
+        say(line)
     for line in made:
         say(f"made {line}")
     say(
@@ -245,7 +253,7 @@ def status_lines(overview: dict[str, Any], queues: list[dict[str, Any]]) -> list
             f"since up   {counts.get('published_count', 0)} published, {counts.get('delivered_count', 0)} delivered, "
             f"{counts.get('unroutable_count', 0)} unroutable"
         )
-    lines += link_lines(site.get("links") or [])
+    lines += link_lines(site.get("links") or [], site.get("link_origins") or {})
     if queues:
         lines.append("")
         lines += table_lines(
@@ -254,8 +262,8 @@ def status_lines(overview: dict[str, Any], queues: list[dict[str, Any]]) -> list
     return lines
 
 
-def link_lines(links: list[dict[str, Any]]) -> list[str]:
-    """What the page says of links: state, lag and what is on its way."""
+def link_lines(links: list[dict[str, Any]], origins: dict[str, int]) -> list[str]:
+    """What the page says of links: state, lag, what is on its way, and what is remembered to know second copies."""
     found = []
     for one in links:
         streams = [stream for stream in one["streams"] if stream["sends"]]
@@ -268,6 +276,15 @@ def link_lines(links: list[dict[str, Any]]) -> list[str]:
         text += f", {backlog} to send, the oldest {lag_ms / 1000:.1f} s old" if backlog else ""
         why = one.get("reason") or (one.get("last_error") if one["state"] != "up" else "")
         found.append(text + (f": {why}" if why else ""))
+    if origins.get("count"):
+        share = max(
+            [stream.get("window_share", 0) for one in links for stream in one["streams"]], default=0
+        )
+        found.append(
+            f"origins    {origins['count']} of {origins['count_max']} remembered, {origins['bytes'] / 1024:.0f} KiB; "
+            f"{share:.2%} of the window used"
+            + (f"; {origins['unknown']} messages were older" if origins["unknown"] else "")
+        )
     return found
 
 

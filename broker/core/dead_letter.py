@@ -110,7 +110,9 @@ def without_delay(message: Message, delay_ms: int) -> Message:
     assert properties.headers is not None, "copy_properties makes headers"
     properties.headers["x-delay"] = -delay_ms
     expires_at = message.expires_at and message.expires_at + delay_ms
-    return _with(message, message.destination, properties, message.published_at, expires_at)
+    made = _with(message, message.destination, properties, message.published_at, expires_at)
+    made.trace = message.trace
+    return made
 
 
 def without_blind_copies(message: Message) -> Message:
@@ -120,7 +122,9 @@ def without_blind_copies(message: Message) -> Message:
     properties = copy_properties(message.properties)
     assert properties.headers is not None, "copy_properties makes headers"
     del properties.headers["BCC"]
-    return _with(message, message.destination, properties, message.published_at, message.expires_at)
+    made = _with(message, message.destination, properties, message.published_at, message.expires_at)
+    made.trace = message.trace
+    return made
 
 
 def _with(

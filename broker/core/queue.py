@@ -275,10 +275,12 @@ class Queue:
             if subscription.shared is not None:
                 subscription.shared.left -= count
         else:
-            acknowledged = self.broker.unit.acknowledged
-            for delivery in run:
-                if delivery.is_stored:
-                    acknowledged.append((lane.number, delivery.position, delivery.message))
+            number = lane.number
+            self.broker.unit.acknowledged += [
+                (number, delivery.position, delivery.message)
+                for delivery in run
+                if delivery.is_stored
+            ]
         self.broker.metrics.delivered_count += count
         subscription.sink.deliver(subscription, run)
         return count

@@ -79,6 +79,8 @@ class Vhost(Topology):
             keys = (destination.routing_key,)
             queues = self._route(destination.exchange, keys, message) or ()
         self.broker.metrics.published_count += 1
+        if len(queues) == 1:
+            return 1 if queues[0].publish(message) else -1
         return self._put(message, queues)
 
     def publish_copied(self, message: Message, keys: tuple[str, ...]) -> int:
@@ -106,8 +108,6 @@ class Vhost(Topology):
         return self._put(dead_letter.without_blind_copies(message), queues)
 
     def _put(self, message: Message, queues: Sequence[Queue]) -> int:
-        if len(queues) == 1:
-            return 1 if queues[0].publish(message) else -1
         if not queues:
             return self._unroutable(message)
         refused = 0

@@ -221,6 +221,7 @@ class ForeignSession(LinkEnd[Arrivals]):
         self._declare_near(stream, stream.source)
         if stream.kind == "queue":
             linked = self.table.link_queue(vhost, stream.source, self.key, is_shared=True)
+            linked.set_peer(self.peer_id, self.settings.hops_max, self.settings.protocol)
             return Outflow(self, number, linked, stream.name, is_exact=False)
         kind = vhost.exchanges[stream.source].kind
         if kind not in ("topic", "fanout", "headers"):
@@ -239,7 +240,7 @@ class ForeignSession(LinkEnd[Arrivals]):
         linked = self.table.link_queue(
             vhost, name, self.key, is_shared=False, exchange=stream.source
         )
-        linked.set_peer(self.peer_id, self.settings.hops_max)
+        linked.set_peer(self.peer_id, self.settings.hops_max, self.settings.protocol)
         vhost.bind_queue(name, stream.source, "#" if kind == "topic" else "")
         self.table.demand_version += 1
         return Outflow(self, number, linked, stream.name, is_exact=False)

@@ -108,6 +108,7 @@ class Inflow(Tally):
         finally:
             define = session.broker.unit.define
             if self.is_exchange:
+                self.behind = max(self.behind, session.table.origins.take_behind())
                 session.table.origins.flush(define)
             session.table.cursors.write(cursor, define)
         if rows:

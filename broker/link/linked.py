@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 class LinkedQueue:
     """A queue with a link at its end."""
 
+    protocol = "gridmsg"
+    """What is spoken with the far side."""
+    is_given_up = False
+    """The link was taken away while messages waited: nothing is sent, nothing new enters, until it is configured again."""
+
     def __init__(
         self, table: LinkTable, queue: Queue, link: str, *, is_shared: bool, exchange: str = ""
     ) -> None:
@@ -81,6 +86,8 @@ class LinkedQueue:
             "exchange": self.exchange,
             "peer": self.peer_id,
             "hops": self.hops_max,
+            "protocol": self.protocol,
+            "is_given_up": self.is_given_up,
             "claims": [list(one) for one in self.history.claims],
         }
         self._table.broker.unit.define(self._key("linked-queue"), made)
@@ -89,6 +96,8 @@ class LinkedQueue:
         """Take over what the store holds."""
         self.peer_id = made["peer"]
         self.hops_max = made["hops"]
+        self.protocol = made["protocol"]
+        self.is_given_up = made["is_given_up"]
         self.history = History(made["claims"])
         self.wanted = restored(demand.get("entries", []))
         self._in_flight = Ranges(flying.get("places", ()))
@@ -176,12 +185,23 @@ class LinkedQueue:
 
     # Demand and entrance (buffers)
 
-    def set_peer(self, peer_id: bytes, hops_max: int) -> None:
-        """The broker at the other end."""
-        if (peer_id, hops_max) != (self.peer_id, self.hops_max):
-            self.peer_id = peer_id
-            self.hops_max = hops_max
+    def set_peer(self, peer_id: bytes, hops_max: int, protocol: str = "gridmsg") -> None:
+        """The broker at the other end, which is sent to from now on."""
+        known = (self.peer_id, self.hops_max, self.protocol, self.is_given_up)
+        if (peer_id, hops_max, protocol, False) != known:
+            self.peer_id, self.hops_max, self.protocol = peer_id, hops_max, protocol
+            self.is_given_up = False
             self.write()
+
+    def give_up(self) -> None:
+        """Let nothing more enter, and keep what is there."""
+        vhost = self.queue.vhost
+        self.wanted = {}
+        for one in vhost.bindings_to(self.queue):
+            vhost.unbind_queue(self.queue.name, one.source.name, one.routing_key, one.arguments)
+        self._table.broker.unit.define(self._key("demand"), None)
+        self.is_given_up = True
+        self.write()
 
     def set_wanted(self, wanted: Entries) -> None:
         """Bind the buffer with what the far side wants, and nothing else."""

@@ -327,7 +327,7 @@ class LinkSession(LinkEnd[Inflow]):
         """The dialing end took the stream out of its configuration: what was kept for it goes."""
         outflow = self._end_stream(number)
         if outflow is not None:
-            self.table.unlink_queue(outflow.linked, is_deleted=not outflow.linked.is_shared)
+            self.table.give_up(outflow.linked)
 
     # Bytes out
 

@@ -27,6 +27,11 @@ class Stream:
     far_vhost: str = "/"
 
     @property
+    def given(self) -> tuple[str, bool, str, str]:
+        """What is sent, wherever it goes: two streams with the same share their queue at the sending side."""
+        return self.kind, self.is_push, self.vhost if self.is_push else self.far_vhost, self.source
+
+    @property
     def name(self) -> str:
         """How status and logs name it."""
         arrow = "push" if self.is_push else "pull"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, cast, final
 
 from broker.link import demand
@@ -93,18 +93,47 @@ class LinkTable:
         self.linked[vhost.name, name, link] = linked
         return linked
 
-    def unlink_queue(self, linked: LinkedQueue, *, is_deleted: bool) -> None:
-        """A link does not send the queue any more; `is_deleted`: it was a buffer, and goes with what it holds."""
-        if self.linked.pop((linked.queue.vhost.name, linked.queue.name, linked.link), None) is None:
-            return
-        linked.forget()
+    def give_up(self, linked: LinkedQueue) -> int:
+        """A link does not send a queue any more; returns the messages that stay in its buffer.
+
+        A shared queue goes on without the link, an empty buffer goes with it.  A buffer that holds messages stays, bound to
+        nothing, until it is emptied or the link is there again: nothing is dropped for a word too quickly said.
+        """
+        queue = linked.queue
+        self.broker.release(list(linked.take_doubt().values()))
         self.demand_version += 1
-        if is_deleted and not linked.queue.is_deleted:
+        if linked.is_shared or not (queue.depth or queue.unsettled_count):
+            self._unlink(linked)
+            return 0
+        linked.give_up()
+        log.warning(
+            "link %s was taken away: what it had not sent, %d messages, stays in queue %s of vhost %s: move it on "
+            "(`gridmsg queue move`), or delete the queue",
+            linked.link,
+            queue.depth,
+            queue.name,
+            queue.vhost.name,
+        )
+        return queue.depth
+
+    def _unlink(self, linked: LinkedQueue) -> None:
+        """Forget a queue as a link's; a buffer goes, too."""
+        del self.linked[linked.queue.vhost.name, linked.queue.name, linked.link]
+        linked.forget()
+        if not linked.is_shared and not linked.queue.is_deleted:
             linked.queue.vhost.drop_queue(linked.queue)
 
-    def drop_stream(self, link: str, stream: Stream) -> int:
-        """A stream that was sent from here is not configured any more; returns the messages that went with its buffer."""
-        count = 0
+    def _sweep(self) -> None:
+        """Forget queues that were deleted, and the buffers of links taken away that somebody emptied."""
+        for linked in list(self.linked.values()):
+            queue = linked.queue
+            is_empty = linked.is_given_up and not (queue.depth or queue.unsettled_count)
+            if queue.is_deleted or is_empty:
+                self._unlink(linked)
+
+    def drop_stream(self, link: str, stream: Stream) -> dict[str, int]:
+        """A stream that was sent from here is not configured any more; returns the messages that stay, by queue."""
+        kept: dict[str, int] = {}
         for key, linked in list(self.linked.items()):
             is_its = (
                 linked.queue.name == stream.source
@@ -112,25 +141,22 @@ class LinkTable:
                 else linked.exchange == stream.source
             )
             if key[0] == stream.vhost and key[2] == link and is_its:
-                count += 0 if linked.is_shared else linked.queue.depth
-                self.unlink_queue(linked, is_deleted=not linked.is_shared)
-        return count
+                count = self.give_up(linked)
+                if count:
+                    kept[linked.queue.name] = count
+        return kept
 
-    def disown(self, links: set[str]) -> None:
-        """At start: what was kept for dialed links that are not configured any more grows no further, and is not deleted."""
-        for key, linked in self.linked.items():
-            if "@" in key[2] or key[2] in links:
-                continue
-            log.warning(
-                "queue %s in vhost %s was sent by link %s, which is not configured any more: %d messages stay in it",
-                key[1],
-                key[0],
-                key[2],
-                linked.queue.depth,
-            )
-            self.broker.release(list(linked.take_doubt().values()))
-            if not linked.is_shared and linked.exchange in linked.queue.vhost.exchanges:
-                linked.set_wanted({})
+    def disown(self, streams: Collection[tuple[str, Stream]]) -> None:
+        """At start: give up what was sent by links, or streams of links, that are not configured any more."""
+        known = {
+            (link, one.vhost, one.kind == "queue", one.source)
+            for link, one in streams
+            if one.is_push
+        }
+        for (vhost, name, link), linked in list(self.linked.items()):
+            source = name if linked.is_shared else linked.exchange
+            if "@" not in link and (link, vhost, linked.is_shared, source) not in known:
+                self.give_up(linked)
 
     # Demand
 
@@ -179,5 +205,6 @@ class LinkTable:
 
     def look(self) -> None:
         """See to what follows the topology; called some times a second, and whenever it is known to have changed."""
+        self._sweep()
         for session in list(self.sessions.values()):
             session.look()

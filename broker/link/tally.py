@@ -16,7 +16,8 @@ class Tally:
 
     Messages: `applied_count` published here; of the others, `repeat_count` came before on this link, `second_copy_count` by
     another path, `circled_count` from here; `unroutable_count` and `refused_count` found no queue, or none that took them;
-    `unknown_count` may be doubled.  `refusal`: why the stream cannot go on, empty while it can.
+    `unknown_count` may be doubled.  `behind`: how many sequences below the highest of its origin the latest message came
+    (exchange streams between ours; the window of `trace` is the bound).  `refusal`: why the stream cannot go on, empty while it can.
     """
 
     def __init__(self, number: int, stream: Stream) -> None:
@@ -31,4 +32,5 @@ class Tally:
         self.unroutable_count = 0
         self.refused_count = 0
         self.unknown_count = 0
+        self.behind = 0
         self.refusal = ""

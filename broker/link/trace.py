@@ -88,12 +88,13 @@ class OriginWindow:
 class OriginTable:
     """What was applied, by origin.  Bounded: the origin that was silent longest is forgotten first."""
 
-    __slots__ = ("_dirty", "_windows", "forgotten_count", "unknown_count")
+    __slots__ = ("_behind", "_dirty", "_windows", "forgotten_count", "unknown_count")
 
     def __init__(self) -> None:
         # Last used last.
         self._windows: dict[bytes, OriginWindow] = {}
         self._dirty: set[tuple[bytes, int]] = set()
+        self._behind = 0
         self.unknown_count = 0
         self.forgotten_count = 0
 
@@ -125,9 +126,13 @@ class OriginTable:
         at = sequence & 4095
         if sequence > window.highest:
             window.highest = sequence
-        elif sequence <= window.highest - WINDOW:
-            self.unknown_count += 1
-            return "unknown"
+        else:
+            behind = window.highest - sequence
+            if behind > self._behind:
+                self._behind = behind
+            if behind >= WINDOW:
+                self.unknown_count += 1
+                return "unknown"
         bits = window.pieces.get(piece)
         if bits is None:
             bits = window.pieces[piece] = bytearray(PIECE_BYTES)
@@ -137,6 +142,11 @@ class OriginTable:
         bits[at >> 3] |= mask
         self._dirty.add((store_id, piece))
         return "new"
+
+    def take_behind(self) -> int:
+        """How far below the highest of its origin the latest of all came since the last call: WINDOW is the bound."""
+        behind, self._behind = self._behind, 0
+        return behind
 
     def withdraw(self, store_id: bytes, sequence: int) -> None:
         """A message that `apply` took for new could not be applied: it may come again."""
@@ -171,8 +181,20 @@ class OriginTable:
                 define(_key(store_id, piece), None)
 
     def spans(self) -> dict[str, int]:
-        """Highest sequence by origin, for status."""
+        """Highest sequence by origin."""
         return {store_id.hex(): window.highest for store_id, window in self._windows.items()}
+
+    def describe(self) -> dict[str, int]:
+        """What is remembered, what it takes in memory and the bounds of both, for status and metrics."""
+        pieces = sum(len(window.pieces) for window in self._windows.values())
+        return {
+            "count": len(self._windows),
+            "count_max": ORIGINS_MAX,
+            "bytes": pieces * PIECE_BYTES,
+            "bytes_max": ORIGINS_MAX * (WINDOW // PIECE_BITS + 1) * PIECE_BYTES,
+            "forgotten": self.forgotten_count,
+            "unknown": self.unknown_count,
+        }
 
 
 def _key(store_id: bytes, piece: int) -> str:

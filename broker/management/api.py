@@ -87,6 +87,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ("POST", ("deadletters", "*", "*", "redrive"), letters.redrive),
     ("POST", ("deadletters", "*", "*", "purge"), letters.purge),
     ("GET", ("links",), links.links),
+    ("POST", ("links",), links.reload_links),
     ("GET", ("links", "*"), links.link),
     ("PUT", ("links", "*"), links.put_link),
     ("DELETE", ("links", "*"), links.delete_link),

@@ -26,8 +26,12 @@ class LinkRegister(Protocol):
         """Add or replace a link; True if it is new.  Raises BrokerError."""
         ...
 
-    def delete(self, name: str) -> int:
-        """Take a link away; returns the messages that went with its buffers.  Raises BrokerError."""
+    def delete(self, name: str) -> dict[str, int]:
+        """Take a link away; returns the messages that stay in its buffers, by queue.  Raises BrokerError."""
+        ...
+
+    def reload(self) -> dict[str, Any]:
+        """Follow the `[[link]]` rows of the configuration file as they are now.  Raises BrokerError."""
         ...
 
 
@@ -68,9 +72,15 @@ def put_link(call: Call) -> Made | None:
 
 
 def delete_link(call: Call) -> Any:
-    """Take a link away, with what its buffers here hold."""
+    """Take a link away; what its buffers here hold stays in them."""
     call.administrator()
-    return {"deleted": _register(call).delete(call.path[0])}
+    return {"kept": _register(call).delete(call.path[0])}
+
+
+def reload_links(call: Call) -> Any:
+    """POST /api/links: follow the configuration file as it is now."""
+    call.administrator()
+    return _register(call).reload()
 
 
 def _filled(row: dict[str, Any]) -> dict[str, Any]:

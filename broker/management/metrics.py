@@ -32,6 +32,10 @@ GAUGES = {
     "gridmsg_link_received": "Messages that came by a link since it came up.",
     "gridmsg_link_duplicates": "Second copies that a link suppressed since it came up.",
     "gridmsg_link_possible_duplicates": "Messages of a link too old to know whether they came before.",
+    "gridmsg_link_window_share": "How far back the latest second copy of a link came, as a share of what is remembered.",
+    "gridmsg_origins": "Origins of messages remembered to know second copies.",
+    "gridmsg_origin_bytes": "Memory that they take.",
+    "gridmsg_origins_forgotten": "Origins forgotten since start because there were too many.",
 }
 """Gauges with their help; counters are those of broker/metrics.py, as `gridmsg_NAME_total`."""
 
@@ -59,6 +63,11 @@ def _lines(broker: Broker, described: dict[str, Any]) -> Iterator[str]:
         "gridmsg_connections": len(described.get("connections", [])),
         "gridmsg_queues": len(queues),
     }
+    origins = described.get("link_origins")
+    if origins:
+        singles["gridmsg_origins"] = origins["count"]
+        singles["gridmsg_origin_bytes"] = origins["bytes"]
+        singles["gridmsg_origins_forgotten"] = origins["forgotten"]
     for name, value in singles.items():
         yield f"# HELP {name} {GAUGES[name]}"
         yield f"# TYPE {name} gauge"
@@ -96,6 +105,7 @@ def _link_lines(links: list[dict[str, Any]]) -> Iterator[str]:
             "received": sum(stream["messages"] for stream in takes),
             "duplicates": sum(stream["repeats"] + stream["second_copies"] for stream in takes),
             "possible_duplicates": sum(stream["possible_duplicates"] for stream in takes),
+            "window_share": max([stream["window_share"] for stream in takes], default=0),
         }
         labels = f'link="{_escaped(one["link"])}",direction="{one["direction"]}",peer="{_escaped(one["peer"])}"'
         for name, value in values.items():

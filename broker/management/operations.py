@@ -143,7 +143,14 @@ def move_messages(call: Call) -> Any:
         delivery = source.take(is_acknowledged=True)
         if delivery is None:
             break
-        if vhost.publish(copy_to(delivery.message, destination)) < 1:
+        copy = copy_to(delivery.message, destination)
+        if target.admit is not None and not target.admit(copy):
+            put_back_uncounted(call, [delivery])
+            raise BadCall(
+                f"queue '{target.name}' leads to a broker where the next message has been already, or by too many hops; "
+                f"{moved} messages were moved"
+            )
+        if vhost.publish(copy) < 1:
             put_back_uncounted(call, [delivery])
             raise BadCall(f"queue '{target.name}' takes no more; {moved} messages were moved")
         call.broker.acknowledge([delivery])
@@ -152,8 +159,8 @@ def move_messages(call: Call) -> Any:
 
 
 def copy_to(message: Message, destination: Destination) -> Message:
-    """The same message for another destination."""
-    return Message(
+    """The same message for another destination: with its origin and way, so that links know it when they see it again."""
+    copy = Message(
         destination,
         message.format,
         message.header,
@@ -163,6 +170,8 @@ def copy_to(message: Message, destination: Destination) -> Message:
         message.published_at,
         message.expires_at,
     )
+    copy.trace = message.trace
+    return copy
 
 
 def put_back_uncounted(call: Call, deliveries: list[Any]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from broker.link.trace import WINDOW
+
 if TYPE_CHECKING:
     from broker.link.foreign import Arrivals, ForeignSession
     from broker.link.inflow import Inflow
@@ -54,6 +56,7 @@ def _dialed(dial: Dial, idle: list[LinkedQueue], now_ms: int) -> dict[str, Any]:
         }
     row["address"] = f"{host}:{port}"
     row["protocol"] = dial.settings.protocol
+    row["origin"] = dial.settings.origin
     row["attempts"] = dial.attempt_count
     row["connects"] = dial.up_count
     row["failing_since_ms"] = dial.failing_since_ms
@@ -64,14 +67,18 @@ def _dialed(dial: Dial, idle: list[LinkedQueue], now_ms: int) -> dict[str, Any]:
 def _away(key: str, queues: list[LinkedQueue], now_ms: int) -> dict[str, Any]:
     """A link of which only what waits for it is here."""
     name, _, peer = key.partition("@")
+    is_given_up = any(one.is_given_up for one in queues)
+    kept = ", ".join(one.queue.name for one in queues if one.is_given_up)
     return {
         "link": name,
         "direction": "accepted" if peer else "dialed",
-        "state": "away" if peer else "not configured",
-        "reason": "the far side is not connected" if peer else "it was taken out",
+        "state": "not configured" if is_given_up or not peer else "away",
+        "reason": f"it was taken out; what it had not sent stays in {kept}: move it on, or delete the queue"
+        if is_given_up
+        else "the far side is not connected",
         "peer": peer,
         "address": "",
-        "protocol": "gridmsg",
+        "protocol": queues[0].protocol,
         "round_trip_ms": None,
         "last_error": "",
         "streams": [_waiting(one, now_ms) for one in queues],
@@ -94,7 +101,7 @@ def _session(
         "peer": session.peer_name,
         "peer_id": session.peer_id.hex(),
         "address": session.peer,
-        "protocol": "gridmsg",
+        "protocol": session.settings.protocol if session.settings is not None else "gridmsg",
         "up_since_ms": session.up_at_ms,
         "round_trip_ms": session.round_trip_ms,
         "connections": 1 + len(session.strands),
@@ -153,6 +160,7 @@ def _inflow(flow: Inflow | Arrivals) -> dict[str, Any]:
         "circled": flow.circled_count,
         "unroutable": flow.unroutable_count,
         "possible_duplicates": flow.unknown_count,
+        "window_share": round(flow.behind / WINDOW, 6),
         "dead_lettered": flow.refused_count,
         "refused": flow.refusal,
     }

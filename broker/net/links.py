@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
-from broker.errors import AccessRefused, BrokerError, NotFound, PreconditionFailed
+from broker.errors import AccessRefused, BrokerError, ConfigError, NotFound, PreconditionFailed
 from broker.link.backoff import Backoff
 from broker.link.frames import OPENING, STRAND_OPENING, TOKEN_BYTES
 from broker.link.session import LinkSession
@@ -44,6 +44,7 @@ LONG_MS: Final = 40.0
 STRANDS_OF_LONG: Final = 4
 RETRY_REFUSED_SECONDS: Final = 10.0
 LINKS_MAX: Final = 1000
+REDIAL_SECONDS: Final = 0.1
 RATES_SECONDS: Final = 2.0
 """Over how long rates are counted."""
 
@@ -168,20 +169,20 @@ class Dial:
         host, port = self.address
         self._links.connect(host, port, DialFactory(self._links, make, failed), self.settings)
 
-    def drop(self, streams: Iterable[Stream]) -> int:
-        """Take streams away for good; returns how many messages went with their buffers on this side."""
+    def drop(self, streams: Iterable[Stream]) -> dict[str, int]:
+        """Take streams away for good; returns the messages that stay in their buffers on this side, by queue."""
         table = self._links.table
         session = self.session
         gone = set(streams)
-        count = 0
+        kept: dict[str, int] = {}
         for number, stream in enumerate(self.settings.streams):
             if stream not in gone:
                 continue
             if session is not None and session.is_up:
                 session.forget_stream(number)
             if stream.is_push:
-                count += table.drop_stream(self.settings.name, stream)
-        return count
+                kept |= table.drop_stream(self.settings.name, stream)
+        return kept
 
     def stop(self, text: str) -> None:
         """End the link; nothing is dialed any more."""
@@ -235,9 +236,13 @@ class Links:
         name: str,
         read_row: Callable[[dict[str, Any]], LinkSettings],
         show_row: Callable[[LinkSettings], dict[str, Any]],
+        read_configured: Callable[[], Iterable[LinkSettings]],
     ) -> None:
         self._read_row = read_row
         self._show_row = show_row
+        self._read_configured = read_configured
+        self._configured: dict[str, LinkSettings] = {}
+        self._added: dict[str, LinkSettings] = {}
         self._broker = broker
         self._turn = turn
         self._reactor = reactor
@@ -258,23 +263,69 @@ class Links:
     def configure(
         self, configured: Iterable[LinkSettings], definitions: Mapping[str, dict[str, Any]]
     ) -> None:
-        """Have the links of the configuration file, and those of the store whose names it does not use."""
-        for settings in configured:
-            self.dials[settings.name] = Dial(self, settings)
+        """At start: have the links of the configuration file, and those of the store whose names it does not use."""
+        self._configured = {one.name: one for one in configured}
         for key, made in definitions.items():
             if not key.startswith('["link",'):
                 continue
             name = json.loads(key)[1]
-            if name in self.dials:
-                log.warning("link %s: the configuration file stands above what is stored", name)
-                continue
             try:
-                settings = self._read_row(made["row"])
+                self._added[name] = self._read_row(made["row"])
             except BrokerError as error:
                 log.error("link %s is stored, and cannot be taken up: %s", name, error.text)
+        self._follow()
+        dials = self.dials.values()
+        self.table.disown(
+            {(dial.settings.name, one) for dial in dials for one in dial.settings.streams}
+        )
+
+    def reload(self) -> dict[str, Any]:
+        """Read `[[link]]` anew and follow it while running; says what was done.  Raises PreconditionFailed.
+
+        A link that did not change is left alone.  Of one that changed, streams that stay go on where they were.
+        """
+        try:
+            configured = {one.name: one for one in self._read_configured()}
+        except ConfigError as error:
+            raise PreconditionFailed(str(error)) from None
+        self._configured = configured
+        return self._follow()
+
+    def _follow(self) -> dict[str, Any]:
+        """Make the dials what is configured now; the file stands above what was added by command."""
+        for name in self._added.keys() & self._configured.keys():
+            log.warning("link %s: the configuration file stands above what is stored", name)
+        wanted = {**self._added, **self._configured}
+        told: dict[str, Any] = {"added": [], "changed": [], "removed": [], "kept": {}}
+        for name, dial in list(self.dials.items()):
+            settings = wanted.get(name)
+            if settings == dial.settings:
                 continue
-            self.dials[name] = Dial(self, settings)
-        self.table.disown({dial.settings.name for dial in self.dials.values()})
+            told["removed" if settings is None else "changed"].append(name)
+            told["kept"] |= self._end(dial, settings)
+            if settings is not None:
+                # A little later: the far side should see the end of the one before first.
+                self._begin(settings, REDIAL_SECONDS)
+        for name, settings in wanted.items():
+            if name not in self.dials:
+                told["added"].append(name)
+                self._begin(settings, 0)
+        if any(told.values()):
+            self._turn.schedule()
+        return told
+
+    def _begin(self, settings: LinkSettings, seconds: float) -> None:
+        self.dials[settings.name] = dial = Dial(self, settings)
+        if self._is_started:
+            self._reactor.callLater(seconds, dial.start)
+
+    def _end(self, dial: Dial, after: LinkSettings | None) -> dict[str, int]:
+        """Stop a link; streams that it will not have any more are given up.  Returns the messages that stay, by queue."""
+        del self.dials[dial.settings.name]
+        still = {one.given for one in after.streams} if after is not None else set()
+        kept = dial.drop([one for one in dial.settings.streams if one.given not in still])
+        dial.stop("the link was taken away" if after is None else "the link was changed")
+        return kept
 
     def row(self, name: str) -> dict[str, Any] | None:
         """How a link is configured, without its password."""
@@ -292,32 +343,24 @@ class Links:
             row.setdefault("password", before.settings.password)
         elif len(self.dials) >= LINKS_MAX:
             raise PreconditionFailed(f"there are {LINKS_MAX} links, the bound")
-        settings = self._read_row(row)
-        if before is not None:
-            kept = set(settings.streams)
-            before.drop([one for one in before.settings.streams if one not in kept])
-            before.stop("the link was changed")
-        self.dials[name] = dial = Dial(self, settings)
+        self._added[name] = self._read_row(row)
         self._broker.unit.define(json.dumps(["link", name]), {"row": row})
-        if self._is_started:
-            # A little later: the far side should see the end of the one before first.
-            self._reactor.callLater(0.1 if before is not None else 0, dial.start)
         self._turn.schedule()
+        self._follow()
         return before is None
 
-    def delete(self, name: str) -> int:
-        """Take a link away; returns the messages that went with its buffers.  Raises BrokerError."""
+    def delete(self, name: str) -> dict[str, int]:
+        """Take a link away; returns the messages that stay in its buffers, by queue.  Raises BrokerError."""
         dial = self.dials.get(name)
         if dial is None:
             raise NotFound(f"no link '{name}' is dialed from here")
         if dial.settings.origin == "configuration":
             raise PreconditionFailed(f"link '{name}' is in the configuration file: delete it there")
-        del self.dials[name]
-        count = dial.drop(dial.settings.streams)
-        dial.stop("the link was taken away")
+        del self._added[name]
         self._broker.unit.define(json.dumps(["link", name]), None)
         self._turn.schedule()
-        return count
+        kept: dict[str, int] = self._follow()["kept"]
+        return kept
 
     # Dialing
 

@@ -18,6 +18,7 @@ PROTOCOLS = {
     "go": "amqp",
     "java": "amqp",
     "node": "amqp",
+    "rust": "amqp",
     "gostomp": "stomp",
     "perl": "stomp",
     "stompjs": "websocket",
@@ -42,16 +43,19 @@ def said(
     broker: SecureBroker,
     factory: pytest.TempPathFactory,
     language: str,
-    files: list[str],
+    client: str | None = None,
     login: tuple[str, str] = PASSWORD,
     host: str = "localhost",
     place: str = "optional",
 ) -> tuple[int, str]:
     """What a client's program returns and says."""
+    files = broker.certificates.files(client)
+    if language == "rust" and client is not None:
+        files = [files[0], str(broker.certificates.pkcs12(client, "sealed")), "sealed"]
     protocol = PROTOCOLS[language]
     port = broker.secure_port(protocol, place)
     if protocol == "amqp":
-        with_login = "" if len(files) == 3 else f"{login[0]}:{login[1]}@"
+        with_login = "" if client is not None else f"{login[0]}:{login[1]}@"
         words = [f"amqps://{with_login}{host}:{port}/%2F", *files]
     elif protocol == "websocket":
         words = [f"wss://{host}:{port}/ws", *login, *files]
@@ -67,8 +71,7 @@ def said(
 def test_with_a_certificate(
     language: str, broker: SecureBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    files = broker.certificates.files("named")
-    status, text = said(broker, tmp_path_factory, language, files, place="required")
+    status, text = said(broker, tmp_path_factory, language, "named", place="required")
     assert status == 0, text + broker.logs()
 
 
@@ -76,7 +79,7 @@ def test_with_a_certificate(
 def test_with_a_password(
     language: str, broker: SecureBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    status, text = said(broker, tmp_path_factory, language, broker.certificates.files())
+    status, text = said(broker, tmp_path_factory, language)
     assert status == 0, text + broker.logs()
 
 
@@ -84,9 +87,8 @@ def test_with_a_password(
 def test_with_a_wrong_password(
     language: str, broker: SecureBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    files = broker.certificates.files()
     wrong = ("bob", f"wrong-{language}")
-    assert said(broker, tmp_path_factory, language, files, wrong)[0] != 0
+    assert said(broker, tmp_path_factory, language, login=wrong)[0] != 0
     kind = "AMQP" if PROTOCOLS[language] == "amqp" else "STOMP"
     assert broker.logged(
         f"{kind} login from 127.0.0.1:[0-9]+ refused: Access refused for user 'bob'"
@@ -101,7 +103,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("client", "text"), REFUSED.values(), ids=REFUSED)
-@pytest.mark.parametrize("language", ["go", "java", "gostomp", "stompjs"])
+@pytest.mark.parametrize("language", ["go", "java", "rust", "gostomp", "stompjs"])
 def test_certificates_that_are_refused_with_a_line_that_says_which(
     language: str,
     client: str | None,
@@ -109,10 +111,9 @@ def test_certificates_that_are_refused_with_a_line_that_says_which(
     broker: SecureBroker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    files = broker.certificates.files(client)
     clients.built(language, tmp_path_factory)
     before = broker.log_bytes()
-    status, output = said(broker, tmp_path_factory, language, files, place="required")
+    status, output = said(broker, tmp_path_factory, language, client, place="required")
     assert status != 0, output
     wanted = f"{PROTOCOLS[language]} listener: TLS with 127.0.0.1:[0-9]+ refused: .*"
     lines = broker.lines(wanted, after_bytes=before)
@@ -128,12 +129,11 @@ def test_a_wrong_host_is_refused_by_the_client(
     """The broker is reached by an address that its certificate does not name."""
     clients.built(language, tmp_path_factory)
     before = broker.log_bytes()
-    files = broker.certificates.files()
     status, output = said(
-        broker, tmp_path_factory, language, files, host="127.0.0.2", place="other host"
+        broker, tmp_path_factory, language, host="127.0.0.2", place="other host"
     )
     assert status != 0 and "127.0.0.2" in output, output
-    if language in ("go", "gostomp", "java"):
+    if language in ("go", "gostomp", "java", "rust"):
         # The others look at the name when the handshake is over, and just go.
         wanted = "listener: TLS with 127.0.0.1:[0-9]+ refused: it does not trust our certificate"
         assert broker.logged(wanted, after_bytes=before) == 1

@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker.core.broker import CoreLimits
 from broker.core.delivery import Delivery
+from broker.core.expiry import LOOK_AGAIN_MS
 from broker.core.subscription import Subscription
 from tests.support.core import Core, RecordingSink
 
 LANES = 3
 DELIVERY_LIMIT = 2
 PICKS = st.lists(st.integers(0, 100), min_size=1, max_size=4)
+IN_HAND = precondition(lambda self: self.model.in_hand)
 
 
 @dataclass
@@ -99,6 +101,16 @@ class QueueRules(RuleBasedStateMachine):
 
     def settle_down(self) -> None:
         """Let the broker come to rest, and the model with it."""
+        self.follow()
+        if any(lane.paged_count and not lane.ready for lane in self.queue.lanes):
+            # A head that lies on disk only is looked at a little later.
+            self.core.clock.seconds += LOOK_AGAIN_MS / 1000
+            self.core.broker.tick()
+            self.follow()
+        self.model.expire_heads(self.now_ms)
+
+    def follow(self) -> None:
+        """Have the broker do what is due now, and check what came of it."""
         self.core.turn()
         for _ in range(3):
             self.core.broker.tick()
@@ -124,12 +136,13 @@ class QueueRules(RuleBasedStateMachine):
         for number, one in expected.items():
             assert delivered[number].count == one.count, "how often it was delivered"
             model.in_hand[number] = (one, delivered[number])
-        model.expire_heads(self.now_ms)
 
     def picked(self, picks: list[int]) -> list[tuple[Modeled, Delivery]]:
-        numbers = sorted(self.model.in_hand)
-        chosen = {numbers[pick % len(numbers)] for pick in picks} if numbers else set()
-        return [self.model.in_hand.pop(number) for number in sorted(chosen)]
+        """Some of what is in hands; small picks are those that came most often, so that counts grow."""
+        in_hand = self.model.in_hand
+        numbers = sorted(in_hand, key=lambda number: (-in_hand[number][0].count, number))
+        chosen = {numbers[pick % len(numbers)] for pick in picks}
+        return [in_hand.pop(number) for number in sorted(chosen)]
 
     @rule(
         messages=st.lists(
@@ -181,11 +194,13 @@ class QueueRules(RuleBasedStateMachine):
             self.model.put_back(one)
         self.settle_down()
 
+    @IN_HAND
     @rule(picks=PICKS)
     def acknowledge(self, picks: list[int]) -> None:
         self.core.broker.acknowledge([delivery for _, delivery in self.picked(picks)])
         self.settle_down()
 
+    @IN_HAND
     @rule(picks=PICKS)
     def requeue(self, picks: list[int]) -> None:
         chosen = self.picked(picks)
@@ -194,6 +209,7 @@ class QueueRules(RuleBasedStateMachine):
             self.model.requeue(one)
         self.settle_down()
 
+    @IN_HAND
     @rule(picks=PICKS, delay_ms=st.sampled_from([100, 1000]))
     def requeue_later(self, picks: list[int], delay_ms: int) -> None:
         chosen = self.picked(picks)
@@ -202,6 +218,7 @@ class QueueRules(RuleBasedStateMachine):
         self.model.later += [(due_ms, one) for one, _ in chosen]
         self.settle_down()
 
+    @IN_HAND
     @rule(picks=PICKS)
     def reject(self, picks: list[int]) -> None:
         chosen = self.picked(picks)
@@ -230,6 +247,23 @@ class QueueRules(RuleBasedStateMachine):
         self.core.broker.now_ms = self.now_ms
         self.core.broker.tick()
         self.settle_down()
+
+    @IN_HAND
+    @rule(delay_ms=st.sampled_from([100, 1000]))
+    def come_back_twice(self, delay_ms: int) -> None:
+        """At once, and then, where it came again, after its delay: both count."""
+        self.requeue([0])
+        if self.model.in_hand:
+            self.requeue_later([0], delay_ms)
+            self.wait(delay_ms)
+
+    @precondition(lambda self: not self.sinks)
+    @rule(is_persistent=st.booleans(), credit=st.integers(2, 3))
+    def die_behind_the_living(self, is_persistent: bool, credit: int) -> None:
+        """What expires behind a head that lives is still there when a consumer comes, and is not for it."""
+        self.publish([(LANES, ttl_ms, is_persistent) for ttl_ms in (None, 50, None)])
+        self.wait(60)
+        self.subscribe(credit)
 
     @rule()
     def purge(self) -> None:

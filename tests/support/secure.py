@@ -10,6 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs12
+
 from broker.cli.base import ClientTls
 from broker.cli.client import Client as Management
 from certs.authority import LOOPBACK_NAMES, Authority
@@ -84,6 +89,18 @@ class Certificates:
             made = self.clients[client]
             names += [str(made.certificate), str(made.key)]
         return names
+
+    def pkcs12(self, client: str, password: str) -> Path:
+        """A client's certificate and key in one file, for clients that take nothing else."""
+        made = self.clients[client]
+        path = made.certificate.with_suffix(".p12")
+        certificate = x509.load_pem_x509_certificate(made.certificate.read_bytes())
+        key = serialization.load_pem_private_key(made.key.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey), "our keys are"
+        sealed = serialization.BestAvailableEncryption(password.encode())
+        raw = pkcs12.serialize_key_and_certificates(None, key, certificate, None, sealed)
+        path.write_bytes(raw)
+        return path
 
 
 class SecureBroker(Site):

@@ -106,3 +106,21 @@ def test_what_could_not_be_applied_may_come_again():
     table.withdraw(A, 5)
     assert table.apply(A, 5) == "new"
     assert table.apply(A, 5) == "repeat"
+
+
+def test_how_far_back_and_how_much_memory(monkeypatch):
+    monkeypatch.setattr(trace, "WINDOW", 8192)
+    table = OriginTable()
+    for sequence in range(5000):
+        table.apply(A, sequence)
+    assert table.take_behind() == 0
+    assert table.apply(A, 1000) == "repeat"
+    table.apply(A, 4000)
+    assert table.take_behind() == 3999
+    assert table.take_behind() == 0
+    table.apply(A, 20_000)
+    assert table.apply(A, 5) == "unknown"
+    assert table.take_behind() >= 8192
+    told = table.describe()
+    assert (told["count"], told["bytes"], told["unknown"]) == (1, 3 * 512, 1)
+    assert told["bytes_max"] == trace.ORIGINS_MAX * 3 * 512

@@ -102,6 +102,25 @@ def test_moving_keeps_order_headers_and_count(management):
     assert len(unit.acknowledged) == len(unit.published) == 3
 
 
+def test_a_moved_message_keeps_its_origin_and_way(management):
+    trace = bytes(range(40))
+    message = management.core.message("", "one", b"m0")
+    message.trace = trace
+    management.core.vhost.publish(message)
+    assert management.ask("POST", "/api/queues/%2F/one/move", {"to": "two"}).json["moved"] == 1
+    ((_, moved, _),) = management.core.vhost.queues["two"].peek(1)
+    assert moved.trace == trace
+
+
+def test_moving_to_where_a_link_may_not_take_it_loses_nothing(management):
+    fill(management, 2)
+    management.core.vhost.queues["two"].admit = lambda message: message.body != b"m1"
+    answer = management.ask("POST", "/api/queues/%2F/one/move", {"to": "two"})
+    assert answer.status == 400
+    assert "1 messages were moved" in answer.json["reason"]
+    assert (bodies(management, "one"), bodies(management, "two")) == (["m1"], ["m0"])
+
+
 def test_moving_to_where_it_cannot_go_loses_nothing(management):
     fill(management, 3)
     management.core.vhost.declare_queue(

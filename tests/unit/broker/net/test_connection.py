@@ -29,10 +29,10 @@ class Transport(StringTransport):
         self.ends: list[str] = []
         self.is_full = False
 
-    def writeSequence(self, iovec: Any) -> None:  # noqa: N802 - Twisted's name
+    def write(self, data: bytes) -> None:
         """Be full with every write, as a socket with a slow peer is."""
-        assert all(type(piece) is bytes for piece in iovec), "Twisted takes nothing else"
-        super().writeSequence(iovec)
+        assert type(data) is bytes, "Twisted takes nothing else"
+        super().write(data)
         if self.producer is not None:
             self.is_full = True
             self.producer.pauseProducing()

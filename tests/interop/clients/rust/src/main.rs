@@ -1,7 +1,9 @@
-// What a Rust program does with AMQP 0-9-1.  Usage: amqpclient URL.  Prints "ok NAME" for each step.
+// What a Rust program does with AMQP 0-9-1.  Usage: amqpclient URL [CA [P12 PASSWORD]].  CA is PEM, P12 a certificate with its key;
+// with one the login is EXTERNAL.  Prints "ok NAME" for each step.
 use futures_lite::stream::StreamExt;
 use lapin::{
-    options::*, types::{AMQPValue, FieldTable, LongString, ShortString}, BasicProperties, Connection,
+    auth::SASLMechanism, options::*, tcp::{OwnedIdentity, OwnedTLSConfig},
+    types::{AMQPValue, FieldTable, LongString, ShortString}, uri::AMQPUri, BasicProperties, Connection,
     ConnectionProperties,
 };
 
@@ -13,8 +15,28 @@ fn expect(what: &str, is: bool) {
     println!("ok {what}");
 }
 
-async fn run(url: &str) -> lapin::Result<()> {
-    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+/// The URL, and how to speak TLS to it.
+fn place(words: &[String]) -> (AMQPUri, OwnedTLSConfig) {
+    let mut uri: AMQPUri = words[0].parse().expect("a URL");
+    // It takes names only, and localhost for an address.
+    let host = words[0].split("//").nth(1).and_then(|rest| rest.split('/').next()).expect("a host");
+    let host = host.rsplit('@').next().and_then(|rest| rest.split(':').next()).expect("a host");
+    uri.authority.host = host.into();
+    let mut tls = OwnedTLSConfig::default();
+    if let Some(ca) = words.get(1) {
+        tls.cert_chain = Some(std::fs::read_to_string(ca).expect("a CA"));
+    }
+    if let (Some(p12), Some(password)) = (words.get(2), words.get(3)) {
+        let der = std::fs::read(p12).expect("a P12 file");
+        tls.identity = Some(OwnedIdentity { der, password: password.clone() });
+        uri.query.auth_mechanism = Some(SASLMechanism::External);
+    }
+    (uri, tls)
+}
+
+async fn run(words: &[String]) -> lapin::Result<()> {
+    let (uri, tls) = place(words);
+    let connection = Connection::connect_uri_with_config(uri, ConnectionProperties::default(), tls).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     channel.basic_qos(10, BasicQosOptions::default()).await?;
@@ -90,8 +112,9 @@ async fn run(url: &str) -> lapin::Result<()> {
 }
 
 fn main() {
-    let url = std::env::args().nth(1).expect("a URL");
-    if let Err(error) = async_global_executor::block_on(run(&url)) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    assert!(!words.is_empty(), "usage: amqpclient URL [CA [P12 PASSWORD]]");
+    if let Err(error) = async_global_executor::block_on(run(&words)) {
         println!("failed {error}");
         std::process::exit(1);
     }
