@@ -439,6 +439,8 @@ class Links:
     def look(self) -> None:
         """See to demand, strands and refused streams; some times a second."""
         self.table.look()
+        if self._broker.has_changes:
+            self._turn.schedule()
         now = self._broker.clock.now()
         for dial in list(self.dials.values()):
             dial.look(now)

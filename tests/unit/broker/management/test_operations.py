@@ -104,9 +104,9 @@ def test_moving_keeps_order_headers_and_count(management):
 
 def test_a_moved_message_keeps_its_origin_and_way(management):
     trace = bytes(range(40))
-    message = management.core.message("", "one", b"m0")
+    fill(management, 1)
+    ((_, message, _),) = management.core.vhost.queues["one"].peek(1)
     message.trace = trace
-    management.core.vhost.publish(message)
     assert management.ask("POST", "/api/queues/%2F/one/move", {"to": "two"}).json["moved"] == 1
     ((_, moved, _),) = management.core.vhost.queues["two"].peek(1)
     assert moved.trace == trace

@@ -1,0 +1,67 @@
+"""The rows that status, API and metrics show of links."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from broker.link.foreign_stomp import StompLink
+from broker.link.settings import LinkSettings, Stream
+from broker.net.link_status import describe
+from tests.support.link_house import World
+
+MOVE = Stream("queue", True, "work", "there")
+
+
+def node():
+    world = World(1)
+    (made,) = world.add("a")
+    made.vhost.declare_queue("work", durable=True)
+    made.vhost.declare_exchange("ex", "topic", durable=True)
+    return world, made
+
+
+def foreign(world, made, stream=MOVE):
+    settings = LinkSettings("far", (("far", 1),), (stream,), protocol="stomp")
+    session = StompLink(made.table, world.clock, made.turn.wake, settings)
+    session.receive_data(b"CONNECTED\nversion:1.2\nserver:Peer/1\n\n\0")
+    assert session.is_up
+    return session
+
+
+def rows(made, dials=()):
+    return describe(SimpleNamespace(table=made.table, dials=dict(dials)))
+
+
+def test_a_foreign_link_shows_its_protocol_up_and_away():
+    world, made = node()
+    session = foreign(world, made)
+    dial = SimpleNamespace(
+        session=session,
+        settings=session.settings,
+        address=("far", 1),
+        attempt_count=1,
+        up_count=1,
+        failing_since_ms=0,
+        last_error="",
+    )
+    (row,) = rows(made, {"far": dial})
+    assert (row["protocol"], row["state"], row["peer"]) == ("stomp", "up", "Peer/1")
+    session.connection_lost("gone")
+    (row,) = rows(made)
+    assert (row["protocol"], row["state"]) == ("stomp", "not configured")
+
+
+def test_what_a_foreign_link_left_is_named():
+    world, made = node()
+    stream = Stream("exchange", True, "ex", "ex")
+    session = foreign(world, made, stream)
+    made.publish("ex", "k", b"m0")
+    session.connection_lost("gone")
+    ((name, count),) = made.table.drop_stream("far", stream).items()
+    assert count == 1
+    (row,) = rows(made)
+    assert (row["protocol"], row["state"]) == ("stomp", "not configured")
+    assert name in row["reason"]
+    assert row["streams"][0]["backlog"] == 1
+    made.publish("ex", "k", b"m1")
+    assert made.vhost.queues[name].depth == 1, "nothing new enters"
