@@ -505,7 +505,7 @@ class Server:
             "memory": {
                 "used_bytes": self._broker.memory.used_bytes,
                 "limit_bytes": self._broker.memory.limit_bytes,
-                "window_bytes": self._broker.memory.window_bytes,
+                "window_bytes": self._broker.memory.window.bytes,
             },
             "store": self._store.stat(),
             "links": self._links.describe(),

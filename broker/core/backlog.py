@@ -7,7 +7,7 @@ Tests: tests/unit/broker/core/test_queue.py, tests/property/test_queue_model.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker.core.delivery import Delivery
 from broker.core.message import Message
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from broker.core.lane import Lane
     from broker.core.queue import Queue
     from store.interface import StoredMessage
+
+LOOK_BYTES: Final = 8 << 20
+"""Bodies read at once to be looked at or counted, not kept."""
+LOAD_MIN: Final = 2
+"""Messages read at once at the least."""
 
 Row = tuple[int, "StoredMessage", int]
 """What the store has at a position: the position, the message, how often it was delivered."""
@@ -28,11 +33,11 @@ def load(queue: Queue, lane: Lane) -> bool:
         return False
     broker = queue.broker
     broker.memory.resident[queue] = None
+    window = broker.memory.window_of(queue)
+    count_max, bytes_max = max(LOAD_MIN, window.count // 4), window.bytes // 4
     rows: list[Row] = []
     while not rows:
-        rows = broker.store.read(
-            lane.number, lane.paged_from, queue.window_count // 4, queue.window_bytes // 4
-        )
+        rows = broker.store.read(lane.number, lane.paged_from, count_max, bytes_max)
         if not rows:
             if not broker.unit:
                 # Nothing on disk and nothing on its way there: the count was wrong (transient leftovers of a restart).
@@ -111,7 +116,7 @@ def peek(queue: Queue, count_max: int) -> list[tuple[int, Message, int]]:
             found.append((delivery.position, delivery.message, delivery.count))
         if lane.paged_count and len(found) < count_max:
             rows = queue.broker.store.read(
-                lane.number, lane.paged_from, count_max - len(found), queue.window_bytes
+                lane.number, lane.paged_from, count_max - len(found), LOOK_BYTES
             )
             for position, stored, count in waiting(queue, lane, rows):
                 destination = queue.vhost.destination_of(stored.exchange, stored.routing_key)
@@ -136,7 +141,7 @@ def count_bytes(queue: Queue, lane: Lane) -> None:
     """Count the bodies in the store: once after a restart, and only when the queue's bound may be reached."""
     total_bytes, at, left = 0, lane.paged_from, lane.paged_count
     while left > 0:
-        rows = queue.broker.store.read(lane.number, at, left, queue.window_bytes)
+        rows = queue.broker.store.read(lane.number, at, left, LOOK_BYTES)
         if not rows:
             break
         at = rows[-1][0] + 1

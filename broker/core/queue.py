@@ -104,8 +104,8 @@ class Queue:
         self.has_expiry = settings.message_ttl_ms is not None
         self.is_bounded = settings.length_max is not None or settings.bytes_max is not None
         self.unused_since_ms = self.broker.now_ms
-        self.window_bytes = self.broker.memory.window_bytes
-        self.window_count = self.broker.memory.window_count
+        self.window_bytes = self.broker.memory.idle.bytes
+        self.window_count = self.broker.memory.idle.count
         self._turn = 0
 
     # What it holds

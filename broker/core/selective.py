@@ -204,7 +204,7 @@ class Choice:
             return
         limits = broker.limits
         rows = broker.store.read(
-            lane.number, start, limits.window_count // 4, queue.window_bytes // 4
+            lane.number, start, limits.window_count // 4, broker.memory.window.bytes // 4
         )
         if not rows:
             if broker.unit:

@@ -29,10 +29,44 @@ def test_windows_of_many_queues_shrink_until_all_fit():
         memory.look()
         assert not memory.is_alarmed or memory.used_bytes > MIB
     assert memory.used_bytes < 0.6 * MIB < before and not memory.is_alarmed
-    assert memory.window_bytes < 60_000
+    assert memory.idle.bytes < 60_000
     assert all(queue.depth == 100 for queue in made.vhost.queues.values())
     made.vhost.declare_queue("new", durable=True)
-    assert made.vhost.queues["new"].window_bytes == memory.window_bytes
+    assert made.vhost.queues["new"].window_bytes == memory.idle.bytes
+
+
+def test_queues_that_are_consumed_from_have_larger_windows():
+    made = core(MIB)
+    for number in range(20):
+        made.vhost.declare_queue(f"q{number}", durable=True)
+        if number < 10:
+            # Without credit: the backlog stays.
+            made.subscribe(f"q{number}", credit=0)
+    fill(made, 20, 100, 1000)
+    memory = made.broker.memory
+    for _ in range(20):
+        memory.look()
+    in_memory = [len(made.vhost.queues[f"q{number}"].lane.ready) for number in range(20)]
+    assert memory.used_bytes < 0.6 * MIB and memory.idle.bytes < memory.window.bytes
+    assert max(in_memory[10:]) * 2 < min(in_memory[:10])
+    assert sum(in_memory[10:]) * 1700 < 0.12 * MIB
+    assert all(queue.depth == 100 for queue in made.vhost.queues.values())
+
+
+def test_many_queues_are_visited_in_rounds():
+    made = core(8 * MIB)
+    fill(made, 2500, 3, 1000)
+    memory = made.broker.memory
+    memory.look()
+    assert memory.used_bytes == 1000 * 3 * 1700, "a part of the round"
+    assert len({queue.window_bytes for queue in made.vhost.queues.values()}) == 1
+    for _ in range(2):
+        memory.look()
+    assert memory.used_bytes == 2500 * 3 * 1700
+    for _ in range(60):
+        memory.look()
+    assert 2500 * 1700 <= memory.used_bytes < 2 * 2500 * 1700
+    assert all(queue.depth == 3 for queue in made.vhost.queues.values())
 
 
 def test_what_was_let_go_is_delivered_in_order_and_once():
@@ -59,7 +93,7 @@ def test_windows_grow_back_when_there_is_room():
     made.turn()
     for _ in range(20):
         made.broker.memory.look()
-    assert made.broker.memory.window_bytes == 8 * MIB and not made.broker.memory.resident
+    assert made.broker.memory.idle.bytes == 8 * MIB and not made.broker.memory.resident
 
 
 def test_what_consumers_hold_raises_the_alarm_until_they_settle():
