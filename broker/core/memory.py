@@ -61,7 +61,7 @@ class Window:
 
     def fit(self, use: Use, shrink_bytes: float, grow_bytes: float) -> bool:
         """Halve or double by what the queues with this window use; True when it was halved."""
-        if use.bytes > shrink_bytes:
+        if use.bytes > shrink_bytes and self.bytes > self._bytes_min:
             # Down to where it tells at once, if no queue uses nearly so much.
             self._set(max(self._bytes_min, min(self.bytes, use.largest_bytes) // 2))
             return True
@@ -120,8 +120,13 @@ class MemoryBudget:
             limit, everything = self.limit_bytes, Use()
             everything.bytes = self.used_bytes
             everything.largest_bytes = max(self._consumed.largest_bytes, self._idle.largest_bytes)
-            is_halved = self.window.fit(everything, SHRINK_SHARE * limit, GROW_SHARE * limit)
-            if self.idle.fit(self._idle, IDLE_SHRINK_SHARE * limit, IDLE_GROW_SHARE * limit):
+            is_halved = self.idle.fit(
+                self._idle, IDLE_SHRINK_SHARE * limit, IDLE_GROW_SHARE * limit
+            )
+            if is_halved:
+                # What that frees is seen in the next round.
+                everything.bytes = self._consumed.bytes
+            if self.window.fit(everything, SHRINK_SHARE * limit, GROW_SHARE * limit):
                 is_halved = True
             if is_halved and len(self._round) <= ROUND_MIN:
                 # Let go at once what is beyond the new windows.
