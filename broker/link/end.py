@@ -36,6 +36,8 @@ class LinkEnd(ABC, Generic[Received]):
     """One end of one connection of a link; the rest of `session.base.Session` is the protocol's."""
 
     is_dialer: bool
+    is_in_clear = False
+    """It was dialed without TLS."""
 
     def __init__(
         self,
@@ -125,7 +127,11 @@ class LinkEnd(ABC, Generic[Received]):
         """End the connection for a reason, which the far side is told where its protocol has words for it."""
         if self.is_closing:
             return
-        self.say(text)
+        if self._on_ended is None:
+            self.say(text)
+        else:
+            # Who dialed is told, and logs it with what is done about it.
+            self.last_error = text[:TEXT_MAX]
         self.is_closing = True
         self.wake_up()
 
@@ -140,6 +146,8 @@ class LinkEnd(ABC, Generic[Received]):
         self.is_closing = True
         if not self.last_error:
             self.last_error = reason[:TEXT_MAX]
+            if self.is_in_clear and not self.received_bytes:
+                self.last_error += " It said nothing before: does it speak TLS there (tls = true)?"
         self._end_flows()
         self.table.leave(self)
         if self._on_ended is not None:

@@ -162,6 +162,7 @@ class ForeignSession(LinkEnd[Arrivals]):
         self.settings = settings
         self.key = settings.name
         self.is_dialer = True
+        self.is_in_clear = settings.tls is None
         self.peer_id = foreign_id(settings.name)
         self.token = b""
         self.strands: list[object] = []

@@ -38,6 +38,8 @@ PACK_BYTES_MIN: Final = 512
 TRY_AGAIN_BATCHES: Final = 64
 """How often compression is tried anew when it was not worth it."""
 LOGIN_SECONDS: Final = 10.0
+TLS_ALERT: Final = b"\x15\x03"
+"""What a TLS listener answers to bytes in the clear begins so."""
 STREAMS_MAX: Final = 1000
 STRANDS_MAX: Final = 16
 
@@ -86,6 +88,7 @@ class LinkSession(LinkEnd[Inflow]):
         self._allowance = 0.0
         self._allowance_at = self._began_at
         if settings is not None:
+            self.is_in_clear = settings.tls is None
             self._say_hello(settings)
 
     @property
@@ -203,6 +206,8 @@ class LinkSession(LinkEnd[Inflow]):
         try:
             if self._greeting:
                 received = self._opened(received)
+            elif self.is_dialer and self.received_bytes == len(received):
+                _look_at_first(received)
             for frame in self._parser.feed(received):
                 self.take_frame(frame)
         except BrokerError as error:
@@ -522,6 +527,18 @@ class LinkSession(LinkEnd[Inflow]):
             identity.is_valid and any(tag in LINK_TAGS for tag in identity.tags)
         ):
             self.fail(f"user '{identity.name}' may not open links any more")
+
+
+def _look_at_first(received: bytes) -> None:
+    """Raise ProtocolViolation for an answer that is no frame of a greeting: who was dialed speaks something else."""
+    if received.startswith(b"\0\0"[: len(received)]):
+        return
+    text = "the far side speaks no links: is the address that of its AMQP listener?"
+    if received.startswith(TLS_ALERT):
+        text = "the far side speaks TLS there: say tls = true"
+    elif received.startswith(b"AMQP"):
+        text = 'the far side speaks AMQP, but no links: say protocol = "amqp" if it is not gridmsg'
+    raise ProtocolViolation(text)
 
 
 def _text_of(said: dict[str, Any], name: str) -> str:

@@ -1,4 +1,4 @@
-"""TLS for listeners: the context, and one log line for each handshake that is refused.
+"""TLS for listeners: the context, and one log line for each handshake that is refused (dialed links: link_tls.py).
 
 Knows nothing of the broker: the collector uses it too.  TLS 1.2 and 1.3 only; forward secrecy and authenticated ciphers only; no
 resumption, so that every connection is checked against today's certificates.  Loaded only when a listener speaks TLS.
@@ -46,6 +46,8 @@ _TEXTS: Final = (
     ("alert certificate expired", "it does not trust our certificate: expired"),
     ("alert certificate unknown", "it does not trust our certificate (wrong host name?)"),
     ("alert unsupported certificate", "it does not trust our certificate: it is not a host's"),
+    # What Python and Twisted say when the host's name is another.
+    ("alert internal error", "it does not trust our certificate (wrong host name?)"),
     ("alert bad certificate", "it does not trust our certificate (wrong host name?)"),
 )
 """Pieces of OpenSSL's texts, and what they mean."""
@@ -73,40 +75,13 @@ class TlsContext:
 
 def make_context(files: TlsFiles) -> SSL.Context:
     """Load the files into a context; raises TlsFailure."""
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    context.set_min_proto_version(
-        SSL.TLS1_3_VERSION if files.min_version == "1.3" else SSL.TLS1_2_VERSION
-    )
-    context.set_options(
-        SSL.OP_NO_COMPRESSION
-        | SSL.OP_NO_TICKET
-        | SSL.OP_CIPHER_SERVER_PREFERENCE
-        | SSL.OP_NO_RENEGOTIATION
-    )
-    # An idle connection then holds 43 KiB instead of 70 (measured, 500 STOMP logins).
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_cipher_list(CIPHERS)
-    for file in (files.certificate, files.key, *([files.ca] if files.ca else ())):
-        _check_readable(file)
-    _look_at_mode(files.key)
-    try:
-        context.use_certificate_chain_file(str(files.certificate))
-    except SSL.Error:
-        raise TlsFailure(f"{files.certificate}: no certificate in PEM") from None
-    try:
-        if b"ENCRYPTED" in files.key.read_bytes():
-            # OpenSSL would ask for the pass phrase on the terminal: a broker has none.
-            raise TlsFailure(f"{files.key}: a key without a pass phrase expected")
-        context.use_privatekey_file(str(files.key))
-    except SSL.Error:
-        raise TlsFailure(
-            f"{files.key}: no private key in PEM without a pass phrase, or not that of {files.certificate}"
-        ) from None
-    try:
-        context.check_privatekey()
-    except SSL.Error:
-        raise TlsFailure(f"{files.key} is not the key of {files.certificate}") from None
+    context = bare_context(SSL.TLS_SERVER_METHOD)
+    if files.min_version == "1.3":
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    show_certificate(context, files.certificate, files.key)
+    if files.ca is not None:
+        check_readable(files.ca)
     if files.verify == "none" or files.ca is None:
         if files.verify == "required":
             raise TlsFailure("client certificates are required, but no authorities (ca) are named")
@@ -125,7 +100,44 @@ def make_context(files: TlsFiles) -> SSL.Context:
     return context
 
 
-def _check_readable(file: Path) -> None:
+def bare_context(method: int) -> SSL.Context:
+    """What both ends of our connections agree on, before any file: versions, ciphers, memory."""
+    context = SSL.Context(method)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    # An idle connection then holds 43 KiB instead of 70 (measured, 500 STOMP logins).
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_cipher_list(CIPHERS)
+    return context
+
+
+def show_certificate(context: SSL.Context, certificate: Path, key: Path) -> None:
+    """Have a certificate, with its chain, shown to peers; raises TlsFailure."""
+    for file in (certificate, key):
+        check_readable(file)
+    _look_at_mode(key)
+    try:
+        context.use_certificate_chain_file(str(certificate))
+    except SSL.Error:
+        raise TlsFailure(f"{certificate}: no certificate in PEM") from None
+    try:
+        if b"ENCRYPTED" in key.read_bytes():
+            # OpenSSL would ask for the pass phrase on the terminal: a broker has none.
+            raise TlsFailure(f"{key}: a key without a pass phrase expected")
+        context.use_privatekey_file(str(key))
+    except SSL.Error:
+        raise TlsFailure(
+            f"{key}: no private key in PEM without a pass phrase, or not that of {certificate}"
+        ) from None
+    try:
+        context.check_privatekey()
+    except SSL.Error:
+        raise TlsFailure(f"{key} is not the key of {certificate}") from None
+
+
+def check_readable(file: Path) -> None:
+    """Raise TlsFailure for a file that is not there, or not ours to read."""
     try:
         with file.open("rb"):
             pass
@@ -147,11 +159,12 @@ def _verified(
     if not is_good:
         transport = connection.get_app_data()
         if isinstance(transport, _LoggedTransport):
-            transport.refusal = _refusal_of(certificate, error, depth)
+            transport.refusal = refusal_of(certificate, error, depth)
     return bool(is_good)
 
 
-def _refusal_of(certificate: crypto.X509, error: int, depth: int) -> str:
+def refusal_of(certificate: crypto.X509, error: int, depth: int) -> str:
+    """What is wrong with a peer's certificate, by OpenSSL's number for it."""
     try:
         found = certificate.to_cryptography()
         subject, issuer = found.subject.rfc4514_string(), found.issuer.rfc4514_string()

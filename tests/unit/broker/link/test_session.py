@@ -121,6 +121,32 @@ def test_another_protocol_is_refused(node):
     assert peer.session.is_closing
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"AMQP\0\0\x09\x01", 'say protocol = "amqp"'),
+        (b"\x15\x03\x03\0\x02\x02\x46", "say tls = true"),
+        (b"HTTP/1.1 400", "AMQP listener"),
+        (b"", "does it speak TLS there"),
+    ],
+)
+def test_who_dials_a_wrong_port_is_told_what_to_do(node, answer, said):
+    told = []
+    settings = LinkSettings("ab", (("far", 1),), (PULL,))
+    session = LinkSession(
+        node.table,
+        node.world.clock,
+        node.turn.wake,
+        b"t" * 16,
+        settings=settings,
+        on_ended=told.append,
+    )
+    if answer:
+        session.receive_data(answer)
+    session.connection_lost("Connection was closed cleanly.")
+    assert said in told[0]
+
+
 def test_frames_before_the_greeting_are_refused(node):
     peer = Peer(node)
     peer.feed(OPENING)
