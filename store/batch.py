@@ -30,6 +30,7 @@ from store.record import (
     REQUEUE,
     Record,
     encode_chunk,
+    encode_single,
     encode_value,
     ranges_of,
 )
@@ -113,7 +114,7 @@ def gather(
         published = [
             row for row in published if row[1] not in cancelled or row[2] not in cancelled[row[1]]
         ]
-    for group in _group(published):
+    for group in _group(published, gathered):
         _pack(group, chunk_bytes, gathered)
     if take_moved is not None:
         gathered.moved = take_moved()
@@ -122,7 +123,8 @@ def gather(
     return gathered
 
 
-def _group(published: list[tuple[StoredMessage, int, int]]) -> list[Group]:
+def _group(published: list[tuple[StoredMessage, int, int]], gathered: Gathered) -> list[Group]:
+    """Put messages of the same lanes together; those that are alone in their lane are packed at once."""
     single: dict[int, tuple[list[int], list[StoredMessage]]] = {}
     several: dict[tuple[int, ...], Group] = {}
     current = -1
@@ -152,7 +154,20 @@ def _group(published: list[tuple[StoredMessage, int, int]]) -> list[Group]:
                 positions, messages = known
         positions.append(position)
         messages.append(message)
-    groups = [Group([(lane, rows[0])], rows[1]) for lane, rows in single.items() if rows[1]]
+    groups = []
+    chunks = gathered.chunks
+    for lane, (positions, messages) in single.items():
+        if len(messages) == 1:
+            # Ten thousand queues with a message each: nothing to divide.
+            message = messages[0]
+            size_bytes = len(message.body) + len(message.header)
+            chunks.append(
+                (encode_single(message), messages, [(lane, [positions[0], 1], size_bytes)])
+            )
+        elif messages:
+            groups.append(Group([(lane, positions)], messages))
+    gathered.message_count += len(chunks)
+    gathered.records_bytes_max += (_RECORD_BYTES + 6 * _INTEGER_BYTES) * len(chunks)
     groups += several.values()
     return groups
 
@@ -180,14 +195,6 @@ def _fan_out(
 def _pack(group: Group, chunk_bytes: int, gathered: Gathered) -> None:
     messages = group.messages
     count = len(messages)
-    if count == 1:
-        # Ten thousand queues with a message each: nothing to divide.
-        gathered.message_count += 1
-        size_bytes = len(messages[0].body) + len(messages[0].header)
-        places = [(lane, [positions[0], 1], size_bytes) for lane, positions in group.places]
-        gathered.chunks.append((encode_chunk(messages), messages, places))
-        gathered.records_bytes_max += _RECORD_BYTES + 6 * _INTEGER_BYTES * len(places)
-        return
     sizes = [len(message.body) + len(message.header) for message in messages]
     total = sum(sizes)
     gathered.message_count += count

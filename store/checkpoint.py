@@ -15,8 +15,9 @@ from typing import Any, Final, final
 from store.errors import Corrupt, VersionMismatch
 from store.files import File, FileSystem
 from store.index import SUMMARY, Extent, Lane, State, first_of
+from store.positions import PositionSet
 from store.record import decode_start, decode_value, encode_value
-from store.runs import FIRST, RUN_FIELDS, SEGMENT, Page
+from store.runs import FIRST, LAST, RUN_FIELDS, SEGMENT, Page
 from store.segment import sidecar_name
 
 CHECKPOINT_MAGIC: Final = b"gmCKPT2\n"
@@ -73,19 +74,35 @@ class Checkpoint:
         return self._state
 
 
+_NO_POSITIONS: Final = PositionSet()
+
+
 @final
 class LaneCopy:
     """A lane as it was at the captured batch; its new chunks are taken along to be written to sidecars."""
 
-    __slots__ = ("dead", "extents", "fields", "head", "lane", "requeued", "runs", "summary")
+    __slots__ = (
+        "dead",
+        "extents",
+        "fields",
+        "head",
+        "lane",
+        "pages",
+        "requeued",
+        "runs",
+        "summary",
+    )
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
+        # (segment, new pages of one run): what was written for it.
+        self.pages: list[tuple[int, list[Page]]] = []
         self.summary = lane.summary()
         self.fields = (lane.number, lane.head, lane.next, lane.horizon)
         self.head = lane.head
-        self.dead = lane.dead.copy()
-        self.requeued = lane.requeued.copy()
+        # Of ten thousand lanes most have neither: what is empty is not copied.
+        self.dead = lane.dead.copy() if lane.dead else _NO_POSITIONS
+        self.requeued = lane.requeued.copy() if lane.requeued else {}
         self.runs = lane.runs.copy()
         if lane.frozen:
             # Left by a checkpoint that found no space.
@@ -98,10 +115,19 @@ class LaneCopy:
 
     def living(self) -> dict[int, list[Extent]]:
         """By run, the chunks that hold a message that was alive then, and still lay there."""
+        figures, extents = self.runs.figures, self.extents
+        if not extents or not figures:
+            return {}
+        at = len(figures) - RUN_FIELDS
+        low = max(self.head, figures[at + FIRST])
+        if not self.dead and extents[0][0] >= low:
+            # Nothing died, and all lie in the newest run.
+            segment, high = figures[at + SEGMENT], figures[at + LAST]
+            if all(e[2] == segment and e[1] <= high for e in extents):
+                return {at // RUN_FIELDS: extents}
         found: dict[int, list[Extent]] = {}
-        figures = self.runs.figures
         next_absent = self.dead.next_absent
-        for extent in self.extents:
+        for extent in extents:
             position = next_absent(max(extent[0], self.head))
             if position > extent[1]:
                 continue
@@ -281,11 +307,10 @@ class Sidecars:
         self._lengths: dict[int, int] = {}
         self.epoch = epoch
 
-    def append(self, capture: Capture, page_extents: int) -> list[tuple[Lane, int, list[Page]]]:
-        """Write the living chunks of a capture; return (lane, segment, new pages of one run), which its copies know then."""
+    def append(self, capture: Capture, page_extents: int) -> None:
+        """Write the living chunks of a capture; its copies know their new pages then.  Raises OSError."""
         content: dict[int, list[bytes]] = {}
         lengths: dict[int, int] = {}
-        written = []
         for copy in capture.copies:
             for index, extents in copy.living().items():
                 segment = extents[0][2]
@@ -294,15 +319,17 @@ class Sidecars:
                     part = extents[start : start + page_extents]
                     raw = encode_page(self.epoch, segment, copy.lane.number, part)
                     offset = lengths.get(segment, self._lengths.get(segment, 0))
-                    first, last = min(e[0] for e in part), max(e[1] for e in part)
+                    first, last = part[0][0], part[-1][1]
+                    if len(part) > 1:
+                        # Chunks of one batch may overlap.
+                        last = max([e[1] for e in part])
                     pages.append((self.epoch, offset, len(raw), first, last))
                     content.setdefault(segment, []).append(raw)
                     lengths[segment] = offset + len(raw)
                 copy.runs.add_pages(index, pages)
-                written.append((copy.lane, segment, pages))
+                copy.pages.append((segment, pages))
         self._write(content)
         self._lengths.update(lengths)
-        return written
 
     def _write(self, content: dict[int, list[bytes]]) -> None:
         is_new = False

@@ -18,22 +18,9 @@ from store.checkpoint import (
     publish_file,
     write_file,
 )
-from store.index import Lane
 from store.layout import Layout
 from store.lease import Lease
-from store.runs import Page
 from store.segment import NUMBER_BITS, segment_name
-
-
-@final
-class Written:
-    """What a checkpoint changed: new pages of lanes, and segments that may go."""
-
-    __slots__ = ("dead", "pages")
-
-    def __init__(self, pages: list[tuple[Lane, int, list[Page]]], dead: list[int]) -> None:
-        self.pages = pages
-        self.dead = dead
 
 
 @final
@@ -57,10 +44,10 @@ class Keeper:
         # (epoch, number, place), oldest first: the valid ones on disk.
         self.kept = kept
 
-    def write(self, capture: Capture) -> Written:
-        """Put a checkpoint on stable storage.  Raises OSError, Fenced."""
+    def write(self, capture: Capture) -> list[int]:
+        """Put a checkpoint on stable storage; returns the segments that may go.  Raises OSError, Fenced."""
         layout = self._layout
-        pages = self._sidecars.append(capture, self._page_extents)
+        self._sidecars.append(capture, self._page_extents)
         packed = capture.packed
         for copy in capture.copies:
             packed[copy.lane.number] = copy.pack()
@@ -80,7 +67,7 @@ class Keeper:
             with contextlib.suppress(FileNotFoundError):
                 layout.files.unlink(path)
             del self.kept[0]
-        return Written(pages, self._dead(capture))
+        return self._dead(capture)
 
     def _dead(self, capture: Capture) -> list[int]:
         if len(self.kept) < 2:

@@ -104,6 +104,8 @@ class PositionSet:
     def freeze(self) -> list[Any]:
         """Give the set as numbers and bytes: runs of full pieces as [first piece, count], others as bits."""
         frozen: list[Any] = []
+        if not self._pieces:
+            return frozen
         full_start = full_count = 0
         for index in sorted(self._pieces):
             piece = self._pieces[index]

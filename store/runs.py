@@ -104,13 +104,17 @@ class Runs:
     def add_pages(self, index: int, pages: list[Page]) -> None:
         """Put pages behind those of a run."""
         at = index * RUN_FIELDS + PAGE_COUNT
-        end = self._page_start(index) + PAGE_FIELDS * self.figures[at]
-        self.pages[end:end] = array("q", [number for page in pages for number in page])
+        if at == len(self.figures) - 1:
+            for page in pages:
+                self.pages.extend(page)
+        else:
+            end = self._page_start(index) + PAGE_FIELDS * self.figures[at]
+            self.pages[end:end] = array("q", [number for page in pages for number in page])
         self.figures[at] += len(pages)
 
     def copy(self) -> Runs:
         """A table of its own."""
-        made = Runs()
+        made = Runs.__new__(Runs)
         made.figures = self.figures[:]
         made.pages = self.pages[:]
         return made

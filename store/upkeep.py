@@ -238,7 +238,7 @@ class Upkeep:
             with self._lock:
                 is_more = capture.take_some(_LANES_AT_ONCE)
         try:
-            written = self._keeper.write(capture)
+            dead = self._keeper.write(capture)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
@@ -258,21 +258,23 @@ class Upkeep:
         if self._refused_at is not None:
             self._refused_at = None
             _LOG.warning("there is space for checkpoints again")
+        state = self._state
+        for start in range(0, len(capture.copies), _LANES_AT_ONCE):
+            with self._lock:
+                for copy in capture.copies[start : start + _LANES_AT_ONCE]:
+                    lane = copy.lane
+                    for segment, pages in copy.pages:
+                        lane.add_pages(segment, pages)
+                    lane.frozen = []
+                    if state.lanes.get(lane.number) is lane:
+                        state.packed[lane.number] = capture.packed[lane.number]
         with self._lock:
-            for lane, segment, pages in written.pages:
-                lane.add_pages(segment, pages)
-            state = self._state
-            for copy in capture.copies:
-                copy.lane.frozen = []
-                number = copy.lane.number
-                if state.lanes.get(number) is copy.lane:
-                    state.packed[number] = capture.packed[number]
             state.forget_quiet()
-            for id in written.dead:
+            for id in dead:
                 self._state.segments.pop(id, None)
                 self._reader.forget(id)
             self._pressure.subtract(capture.debt_bytes, capture.debt_records)
-        for id in written.dead:
+        for id in dead:
             self._keeper.unlink(id)
         return True
 
