@@ -1,7 +1,7 @@
 """Runs the STOMP conformance tables (stomp*.json): bytes in, bytes out, closed or not.
 
 A case: `name`, `source` (clause of the specification or peer), `version` to connect with first (none: the case does it
-itself), `limits` of the session, `profile` of the listener, `steps`.  A step: `peer` ("a"), `in`, `out`, `late` (the disk has not synced yet), `sync`
+itself), `limits` of the session, `profile` of the listener, `rights` of guest (configure, write, read), `elsewhere` (the peers are not of this machine), `steps`.  A step: `peer` ("a"), `in`, `out`, `late` (the disk has not synced yet), `sync`
 (now it has), `wait` (seconds that pass before), `lost` (the peer's socket breaks).  `^@` stands for NUL.  `closes`: the peers that are closed in the end.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.session.auth import Accounts
 from broker.session.stomp_connect import StompLimits
 from broker.session.stomp_profile import PROFILES
 from tests.support.stomp_house import House
@@ -61,7 +62,8 @@ ROWS = {
     "MESSAGE mandatory headers": "destination /queue/a there and back | destination /queue/a%2Fb%25c there and back | "
     "redelivered and persistent headers | activemq: the destination is the sender's",
     "texts of ERROR": "bad command | frame before CONNECT | connect: wrong password | send: missing destination | "
-    "send: invalid queue | send: unknown destination | send: message-id | server-cancelled subscription",
+    "send: invalid queue | send: unknown destination | send: message-id | server-cancelled subscription | "
+    "connect: guest from elsewhere | send: no right to it",
 }
 """The rows of protocols.md 3.1 and what proves each; its silence after a heart-beat is in tests/unit/broker/session/test_stomp.py."""
 
@@ -72,9 +74,13 @@ def raw(text: str) -> bytes:
 
 def run(case: dict, chunk: int) -> None:
     profile = PROFILES[case.get("profile", "strict")]
-    house = House(StompLimits(**case.get("limits", {}), profile=profile))
+    accounts = None
+    if "rights" in case:
+        rights = {"guest": {"/": tuple(case["rights"])}}
+        accounts = Accounts({"guest": "plain:guest"}, rights, lambda *_: False)
+    house = House(StompLimits(**case.get("limits", {}), profile=profile), accounts)
     for name in ("a", "b") if any(step.get("peer") == "b" for step in case["steps"]) else ("a",):
-        house.peer(name)
+        house.peer(name, is_loopback=not case.get("elsewhere", False))
         if case.get("version"):
             house.connect(name, case["version"])
     for number, step in enumerate(case["steps"]):
