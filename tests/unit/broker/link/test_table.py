@@ -138,3 +138,26 @@ def test_moved_to_another_link_a_message_is_still_known(is_kept: bool):
     a.turn.schedule()
     world.settle()
     assert (b.bodies("sink") == [b"m0"]) is is_kept
+
+
+def test_what_waits_for_a_puller_that_goes_stays_at_the_sender():
+    """The dialing end forgets a stream that it pulled: the other end keeps what it had not sent."""
+    pull = Stream("exchange", False, "ex", "ex")
+    world, a, b = pair(pull)
+    a.vhost.declare_queue("sink", durable=True)
+    a.vhost.bind_queue("sink", "ex", "#")
+    world.settle()
+    (session,) = a.table.sessions.values()
+    name = buffer_of(b)
+    # What b sends is not acknowledged before the stream is forgotten.
+    b.publish("ex", "k", b"m0")
+    b.end_turn()
+    a.links.clear()
+    session.forget_stream(0)
+    a.turn.schedule()
+    world.settle()
+    assert b.bodies(name) == [b"m0"]
+    assert next(iter(b.table.linked.values())).is_given_up
+    b.publish("ex", "k", b"m1")
+    world.settle()
+    assert b.bodies(name) == [b"m0"]
