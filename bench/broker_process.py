@@ -25,17 +25,26 @@ POLL_SECONDS: Final = 0.002
 
 @final
 class BrokerProcess:
-    """A broker on a data folder, from `start` to `kill` or `stop`."""
+    """A broker on a data folder, from `start` to `kill` or `stop`; `config` is the text of its configuration file."""
 
-    def __init__(self, folder: Path, port_offset: int) -> None:
+    def __init__(self, folder: Path, port_offset: int, config: str = "") -> None:
         self.folder = folder
-        self.port = DEFAULT_PORTS["stomp"] + port_offset
+        self._port_offset = port_offset
+        self.port = self.port_of("stomp")
         self._words = [
             *(sys.executable, "-m", "broker", "broker", "run"),
             *("--data", str(folder), "--port-offset", str(port_offset)),
         ]
+        if config:
+            path = folder / "bench.toml"
+            path.write_text(config)
+            self._words += ["--config", str(path)]
         self._process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
+
+    def port_of(self, protocol: str) -> int:
+        """Where it listens for a protocol."""
+        return DEFAULT_PORTS[protocol] + self._port_offset
 
     @property
     def pid(self) -> int:
@@ -49,13 +58,14 @@ class BrokerProcess:
             self.started_at = time.perf_counter()
             self._process = subprocess.Popen(self._words, stdout=log, stderr=subprocess.STDOUT)
 
-    def wait(self) -> None:
-        """Return when it accepts connections; raises ClickException."""
+    def wait(self, protocol: str = "stomp") -> None:
+        """Return when it accepts connections of a protocol; raises ClickException."""
         assert self._process is not None, "the broker was started"
         deadline = time.monotonic() + START_SECONDS_MAX
+        port = self.port_of(protocol)
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+                socket.create_connection(("127.0.0.1", port), 1.0).close()
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     log = (self.folder / "broker.log").read_text(errors="replace")[-1000:]

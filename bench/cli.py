@@ -13,6 +13,7 @@ import click
 
 LOADS: Final = {
     "accounting": "bench.accounting:accounting",
+    "connections": "bench.connections:connections",
     "recovery": "bench.recovery:recovery",
 }
 """Each measurement and where it is."""
