@@ -7,14 +7,14 @@ Tests: tests/interop/test_lab_plots.py.
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, Final
 
 from bench.lab.series import rates
 
 WIDTH, HEIGHT = 9.5, 3.2
-PLACE: Final = (0.08, 0.15, 0.67, 0.80)
+PLACE: Final = (0.09, 0.15, 0.66, 0.80)
 """Of the axes in the picture: left, bottom, width, height; the legend is to the right."""
 DPI: Final = 100
 BAD: Final = "#b03030"
@@ -23,7 +23,10 @@ MARKED: Final = {
     **dict.fromkeys(("cut", "kill", "unlink"), BAD),
     **dict.fromkeys(("mend", "start", "link"), GOOD),
 }
-EVENTS_MARKED_MAX: Final = 60
+EVENTS_LINED_MAX: Final = 60
+"""More than these are short marks at the foot, so that the curves stay visible."""
+BURST: Final = 30
+"""A peak of so many times the median gets an axis that is logarithmic above the median."""
 DASHED: Final = ("confirmed", "p99")
 """Lines that would else hide the ones they nearly always lie on."""
 
@@ -45,10 +48,7 @@ def plots(result: dict[str, Any]) -> dict[str, bytes]:
             style = "--" if name.startswith(DASHED) else "-"
             axes.plot(times, values, style, label=name, linewidth=1.1)
         _mark_events(axes, result)
-        if is_log:
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(bottom=0)
+        _scale(axes, [one for _, _, values in shown for one in values if one > 0], is_log=is_log)
         axes.set_xlabel("seconds since publishing began")
         axes.set_ylabel(unit)
         axes.grid(visible=True, alpha=0.3)
@@ -58,6 +58,20 @@ def plots(result: dict[str, Any]) -> dict[str, bytes]:
         figure.savefig(stream, format="png")
         found[title] = stream.getvalue()
     return found
+
+
+def _scale(axes: Any, positive: list[float], *, is_log: bool) -> None:
+    """Choose the axis on which both the usual and the peak can be read, with numbers in full."""
+    usual = sorted(positive)[len(positive) // 2]
+    if is_log:
+        axes.set_yscale("log")
+    elif max(positive) > BURST * usual:
+        axes.set_yscale("symlog", linthresh=usual)
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda value, _place: f"{value:,.10g}")
+    axes.xaxis.set_major_formatter(lambda value, _place: f"{value:,.10g}")
 
 
 Line = tuple[str, list[float], list[float]]
@@ -128,20 +142,21 @@ def _behind(result: dict[str, Any]) -> list[Line]:
 
 
 def _at(times: list[float], values: list[float], wanted: float) -> float:
-    """The value of a column at a time, on the straight line between its neighbours."""
+    """The value of a column at a time, on the straight line between its neighbors."""
     if not times:
         return 0.0
-    if wanted <= times[0]:
+    after = bisect_left(times, wanted)
+    if after == 0:
         return values[0]
-    for (t0, v0), (t1, v1) in pairwise(zip(times, values, strict=True)):
-        if wanted <= t1:
-            return v0 + (v1 - v0) * (wanted - t0) / (t1 - t0) if t1 > t0 else v1
-    return values[-1]
+    if after == len(times):
+        return values[-1]
+    t0, t1, v0, v1 = times[after - 1], times[after], values[after - 1], values[after]
+    return v0 + (v1 - v0) * (wanted - t0) / (t1 - t0)
 
 
 def _mark_events(axes: Any, result: dict[str, Any]) -> None:
     events = result["events"]
-    if len(events) > EVENTS_MARKED_MAX:
-        return
+    height = 1.0 if len(events) <= EVENTS_LINED_MAX else 0.05
     for one in events:
-        axes.axvline(one["t"], color=MARKED.get(one["kind"], "#707070"), linewidth=0.7, alpha=0.6)
+        color = MARKED.get(one["kind"], "#707070")
+        axes.axvline(one["t"], ymax=height, color=color, linewidth=0.7, alpha=0.6)

@@ -73,6 +73,8 @@ def html(result: dict[str, Any], pictures: dict[str, bytes]) -> str:
     ]
     if not pictures:
         parts.append("<p>No plots: install the extra <code>plot</code> (matplotlib).</p>")
+    elif result["events"]:
+        parts.append("<p>Red marks: cut, kill, unlink. Green: what ends them. Gray: a change.</p>")
     for name, png in pictures.items():
         source = base64.b64encode(png).decode()
         parts.append(

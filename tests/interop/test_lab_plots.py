@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench.lab import plots as plotting
 from bench.lab import report
 from bench.lab.plots import plots
 
@@ -39,3 +40,26 @@ def test_nothing_to_show_is_no_plot():
     pytest.importorskip("matplotlib", reason="plots: pip install 'gridmsg[plot]'")
     empty = {"sent": {}, "arrived": {}, "brokers": {}, "links": {}}
     assert plots({"channels": {}, "events": [], "series": empty}) == {}
+
+
+def test_a_burst_and_a_thousand_events_leave_the_usual_to_be_seen(tmp_path):
+    """The rate's axis is logarithmic above the usual one, and events are marks at the foot."""
+    figure = pytest.importorskip("matplotlib.figure", reason="plots: pip install 'gridmsg[plot]'")
+    axes = figure.Figure().add_subplot()
+    plotting._scale(axes, [30.0] * 600 + [12_000.0], is_log=False)
+    assert axes.get_yscale() == "symlog"
+    plotting._scale(calm := figure.Figure().add_subplot(), [30.0, 60.0], is_log=False)
+    assert calm.get_yscale() == "linear"
+    events = [{"t": float(t), "kind": "cut", "subject": "a--b", "how": ""} for t in range(1000)]
+    plotting._mark_events(axes, {"events": events})
+    assert max(line.get_ydata()[1] for line in axes.lines) < 0.1
+
+
+def test_a_column_is_read_between_its_times():
+    assert [plotting._at([1.0, 2.0, 2.0], [0.0, 4.0, 6.0], t) for t in (0.5, 1.25, 2.0, 3.0)] == [
+        0.0,
+        1.0,
+        4.0,
+        6.0,
+    ]
+    assert plotting._at([], [], 1.0) == 0.0
