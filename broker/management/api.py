@@ -1,7 +1,7 @@
 """The management listener: API at /api, health at /health, figures at /metrics, a status page at /.
 
 Calls run in the reactor thread like sessions; a change is answered once the turn that holds it is on stable storage.
-Every body, answer and login is bounded.  Errors are `{"error": …, "reason": …}` with RabbitMQ's statuses.
+Every body, answer and login is bounded, and the time to ask (`patience`).  Errors are `{"error": …, "reason": …}` with RabbitMQ's statuses.
 Tests: tests/unit/broker/management/test_api.py.
 """
 
@@ -25,6 +25,7 @@ from broker.errors import AccessRefused, BrokerError, NotFound, ProtocolViolatio
 from broker.management import access, letters, links, metrics, operations
 from broker.management.call import MADE, BadCall, Call, Slow
 from broker.management.page import PAGE
+from broker.management.patience import patient
 from broker.session.accounts import AccountRegister
 from broker.session.auth import Accounts, Identity, Login
 from broker.session.base import Session
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 BODY_BYTES_MAX: Final = 12 << 20
 ANSWER_BYTES_MAX: Final = 64 << 20
-IDLE_SECONDS: Final = 60
 
 Route = tuple[str, tuple[str, ...], Callable[[Call], Any]]
 
@@ -117,10 +117,8 @@ def site(
     answered when they are durable; without one (in tests) at once.
     """
     register = register or AccountRegister(broker, accounts)
-    made = Site(Api(broker, register, describe, turn, link_register), timeout=IDLE_SECONDS)
+    made = patient(Api(broker, register, describe, turn, link_register))
     made.requestFactory = BoundedRequest
-    made.displayTracebacks = False
-    made.noisy = False
     return made
 
 

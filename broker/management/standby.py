@@ -17,10 +17,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from broker.errors import AccessRefused
+from broker.management.patience import patient
 from broker.session.auth import Accounts, Login
 from broker.session.sasl import PasswordLogin
 
-IDLE_SECONDS: Final = 60
 GAUGES: Final = {
     "gridmsg_up": "1 while the broker is active.",
     "gridmsg_standby": "1 while the broker waits for the store's lease.",
@@ -31,10 +31,7 @@ GAUGES: Final = {
 
 def standby_site(accounts: Accounts, describe: Callable[[], dict[str, Any]]) -> Site:
     """The HTTP server of a standby; `describe` tells role, epoch, and who is active."""
-    made = Site(StandbyApi(accounts, describe), timeout=IDLE_SECONDS)
-    made.displayTracebacks = False
-    made.noisy = False
-    return made
+    return patient(StandbyApi(accounts, describe))
 
 
 @final
