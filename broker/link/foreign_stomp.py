@@ -51,6 +51,9 @@ class StompLink(ForeignSession):
             pairs.append((b"passcode", settings.password.encode()))
         self.write(encode_frame(b"CONNECT", pairs))
         self._asked_at = self.clock.now()
+        self._is_artemis = False
+        # Up is who is subscribed: what is sent there from then on comes here.
+        self._subscribing: set[bytes] = set()
 
     # Frames in
 
@@ -75,6 +78,7 @@ class StompLink(ForeignSession):
         if said.get(b"version") != b"1.2":
             raise ProtocolViolation("the far side does not speak STOMP 1.2")
         self.peer_name = said.get(b"server", b"a STOMP broker").decode("utf-8", "replace")[:100]
+        self._is_artemis = self.peer_name.startswith("ActiveMQ-Artemis")
         sends_ms = int(said.get(b"heart-beat", b"0,0").split(b",")[0])
         wants_ms = int(said.get(b"heart-beat", b"0,0").split(b",")[1])
         ours = self.settings.heartbeat_seconds
@@ -83,8 +87,12 @@ class StompLink(ForeignSession):
         self.round_trip_ms = (self.clock.now() - self._asked_at) * 1000
         self._open_flows()
         for number, arrivals in self.inflows.items():
-            self.write(encode_frame(b"SUBSCRIBE", self._subscription(number, arrivals)))
-        self._come_up()
+            receipt = b"s%d" % number
+            self._subscribing.add(receipt)
+            pairs = [*self._subscription(number, arrivals), (b"receipt", receipt)]
+            self.write(encode_frame(b"SUBSCRIBE", pairs))
+        if not self._subscribing:
+            self._come_up()
 
     def _subscription(self, number: int, arrivals: Arrivals) -> list[tuple[bytes, bytes]]:
         stream = arrivals.stream
@@ -97,6 +105,8 @@ class StompLink(ForeignSession):
             (b"activemq.prefetchSize", prefetch),
             (b"consumer-window-size", b"%d" % (8 << 20)),
         ]
+        if self._is_artemis:
+            pairs.append((b"subscription-type", _ROUTING[stream.kind]))
         if stream.kind == "exchange":
             name = f"{self.name}-{stream.source}".encode()
             pairs += [
@@ -120,8 +130,14 @@ class StompLink(ForeignSession):
         arrivals.take("", STOMP, join_block(kept), body, tag, is_again=is_again)
 
     def _receipt(self, said: dict[bytes, bytes]) -> None:
+        receipt = said[b"receipt-id"]
+        if receipt in self._subscribing:
+            self._subscribing.remove(receipt)
+            if not self._subscribing:
+                self._come_up()
+            return
         sent = self._sent
-        transaction = int(said[b"receipt-id"])
+        transaction = int(receipt)
         if not sent or sent[0][0] != transaction:
             raise ProtocolViolation("a receipt out of turn")
         _, number, taken = sent.popleft()
@@ -138,6 +154,8 @@ class StompLink(ForeignSession):
         name = b"%d" % self._transaction
         place = escape(_place(stream.kind, stream.target), V12)
         head = b"SEND\ndestination:%b\ntransaction:%b\n" % (place, name)
+        if self._is_artemis:
+            head += b"destination-type:%b\n" % _ROUTING[stream.kind]
         pieces = [b"BEGIN\ntransaction:%b\n\n\0" % name]
         for one in taken:
             message = one.message
@@ -170,6 +188,8 @@ class StompLink(ForeignSession):
 
 
 _ROUTE: Final = ROUTE_HEADER.encode()
+_ROUTING: Final = {"queue": b"ANYCAST", "exchange": b"MULTICAST"}
+"""Artemis takes what is sent to a name that it does not know for a topic's, and drops it while nobody subscribes."""
 
 
 def _place(kind: str, name: str) -> bytes:

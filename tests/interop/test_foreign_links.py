@@ -17,6 +17,7 @@ from typing import Any
 
 import pika
 import pytest
+import stomp
 
 from tests.interop.test_links import PERSISTENT, Proxy, api, depth, drain, links, wait_until
 from tests.support.rabbitmq import RabbitMq
@@ -166,13 +167,94 @@ def test_a_far_side_that_goes_and_comes_back(rabbit: RabbitMq, site: Site) -> No
     assert api(site, "links")[0]["state"] == "up"
 
 
-@pytest.mark.parametrize("peer", ["activemq", "artemis"])
-def test_activemq_and_artemis_both_ways(site: Site, peer: str) -> None:
-    """What is pushed to a queue there comes back by pulling it into another one here; the line is cut meanwhile."""
+def port_of(peer: str) -> int:
+    """Where a peer that was started by hand speaks STOMP; skips the test if none was."""
     address = os.environ.get(f"GRIDMSG_{peer.upper()}")
     if address is None:
         pytest.skip(f"set GRIDMSG_{peer.upper()}=HOST:PORT of a running {peer}'s STOMP listener")
-    proxy = Proxy(int(address.rpartition(":")[2]))
+    return int(address.rpartition(":")[2])
+
+
+class Subscriber(stomp.ConnectionListener):  # type: ignore[misc]
+    """A client of the far broker: what it gets of a topic, and a way to send."""
+
+    def __init__(self, port: int, topic: str) -> None:
+        self.bodies: Counter[str] = Counter()
+        self.routes: set[str] = set()
+        self.connection = stomp.Connection12([("127.0.0.1", port)], heartbeats=(0, 0))
+        self.connection.set_listener("", self)
+        self.connection.connect(wait=True)
+        self.connection.subscribe(topic, "1")
+
+    def on_message(self, frame: Any) -> None:
+        self.bodies[frame.body] += 1
+        self.routes.add(frame.headers.get("x-gridmsg-route", ""))
+
+
+@pytest.mark.parametrize("peer", ["activemq", "artemis"])
+def test_topics_of_activemq_and_artemis_both_ways(site: Site, peer: str) -> None:
+    """An exchange goes to a topic there and a topic comes here, the line is cut meanwhile; what comes back is dropped."""
+    port = port_of(peer)
+    proxy = Proxy(port)
+    there, back = f"/topic/there{os.getpid()}", f"/topic/back{os.getpid()}"
+    streams = f'push-exchanges = ["news => {there}"]\npull-exchanges = ["{back} => back", "{there} => news"]'
+    subscriber = Subscriber(port, there)
+    try:
+        start(site, proxy.port, "stomp", streams)
+        near = on_port(site.port(5672))
+        wait_until(lambda: is_up(site), "the link", site)
+        for exchange in ("back", "news"):
+            near.queue_declare(exchange, durable=True)
+            near.queue_bind(exchange, exchange, "#")
+        for number in range(300):
+            near.basic_publish("news", "key.x", b"n%d" % number, PERSISTENT)
+            subscriber.connection.send(back, f"b{number}", persistent="true")
+            if number in (100, 200):
+                time.sleep(0.5)
+                proxy.cut()
+        found: Counter[bytes] = Counter()
+
+        def is_all() -> bool:
+            found.update(drain(near, "back"))
+            return len(found) >= 300 and len(subscriber.bodies) >= 300
+
+        wait_until(is_all, "messages both ways", site, timeout_s=20)
+        assert set(found) == {b"b%d" % number for number in range(300)}
+        assert set(subscriber.bodies) == {f"n{number}" for number in range(300)}
+        assert sum(found.values()) < 600
+        assert all(len(one) == 32 for one in subscriber.routes), (
+            "the brokers that they went through"
+        )
+        # A topic gives back to the same link what it brought.
+        (row,) = links(site)
+        circled = [one["circled"] for one in row["streams"] if not one["sends"]]
+        assert sum(circled) > 0
+        assert drain(near, "news") == {b"n%d" % number: 1 for number in range(300)}
+    finally:
+        subscriber.connection.disconnect()
+        proxy.close()
+
+
+@pytest.mark.parametrize("peer", ["activemq", "artemis"])
+def test_what_nobody_consumes_there_yet_waits_there(site: Site, peer: str) -> None:
+    """A queue that the far side does not know is made by what is sent; nothing is dropped before somebody subscribes."""
+    queue = f"waits{os.getpid()}"
+    port = port_of(peer)
+    start(site, port, "stomp", f'push-queues = ["{queue}"]')
+    near = on_port(site.port(5672))
+    wait_until(lambda: is_up(site), "the link", site)
+    for number in range(50):
+        near.basic_publish("", queue, b"%d" % number, PERSISTENT)
+    wait_until(lambda: links(site)[0]["streams"][0]["settled"] == 50, "confirms", site)
+    subscriber = Subscriber(port, f"/queue/{queue}")
+    wait_until(lambda: len(subscriber.bodies) == 50, "messages that had waited", site)
+    subscriber.connection.disconnect()
+
+
+@pytest.mark.parametrize("peer", ["activemq", "artemis"])
+def test_activemq_and_artemis_both_ways(site: Site, peer: str) -> None:
+    """What is pushed to a queue there comes back by pulling it into another one here; the line is cut meanwhile."""
+    proxy = Proxy(port_of(peer))
     queue = f"there{os.getpid()}"
     streams = f'push-queues = ["out => {queue}"]\npull-queues = ["{queue} => back"]'
     try:
