@@ -35,6 +35,7 @@ from broker.net.turn import Turn
 from broker.session.accounts import AccountRegister
 from store.errors import StoreError
 from store.journal import Journal
+from store.lease.host import RealHost
 
 if TYPE_CHECKING:
     from broker.config import Config, Listener
@@ -154,7 +155,10 @@ class Server:
         self._late: list[LateFactory] = []
         self._told_reason: str | None = None
         self._recovered: Recovered | None = None
-        self._store = Journal(str(config.broker_folder), config.store_settings(), lease=lease)
+        host = None if config.failover.prove_death else RealHost(boot_id="")
+        self._store = Journal(
+            str(config.broker_folder), config.store_settings(), host=host, lease=lease
+        )
         self.is_open = False
         """Whether the store is open."""
 

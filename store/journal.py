@@ -136,7 +136,7 @@ class Journal:
             raise
         self._is_open = True
         self._writer.start(self._step)
-        self._upkeep.begin()
+        self._upkeep.begin(self._host)
         return self._recovered(store_id)
 
     def _begin(self, history: History | None, segment: Segment) -> None:

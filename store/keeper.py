@@ -19,7 +19,8 @@ from store.checkpoint import (
     write_file,
 )
 from store.layout import Layout
-from store.lease import Lease
+from store.lease import Host, Lease
+from store.lease.past import remove_settled
 from store.segment import NUMBER_BITS, segment_name
 
 
@@ -89,6 +90,13 @@ class Keeper:
             with contextlib.suppress(FileNotFoundError):
                 layout.files.unlink(f"{layout.segments}/{name}")
         self._sidecars.forget(id)
+
+    def forget_owners(self, host: Host) -> None:
+        """Remove the lease files of former owners that fence nobody any more."""
+        layout = self._layout
+        used = {id >> NUMBER_BITS for id in layout.segment_ids()}
+        used.update(epoch for epoch, _ in layout.checkpoint_ids())
+        remove_settled(layout.files, layout.lease, host, self._lease.epoch, used)
 
     def unlink_unused(self, known: set[int]) -> None:
         """Remove segments of former epochs that history does not know: made ahead, never part of it."""

@@ -18,6 +18,7 @@ from store.errors import Corrupt
 from store.index import State
 from store.keeper import Keeper
 from store.layout import Layout
+from store.lease import Host
 from store.pressure import Pressure
 from store.reader import Reader
 from store.settings import StoreSettings
@@ -173,11 +174,12 @@ class Upkeep:
 
     # Segments
 
-    def begin(self) -> None:
+    def begin(self, host: Host) -> None:
         """Right after the opening: remove what former owners made ahead and never used, and make the next segment."""
         known = set(self._state.segments)
         self._run(lambda: self._keeper.unlink_unused(known))
         self.prepare()
+        self._run(lambda: self._keeper.forget_owners(host))
 
     def prepare(self) -> None:
         """Have the next segment and the reserve made aside."""

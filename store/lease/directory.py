@@ -1,4 +1,4 @@
-"""The lease in the store's own folder: `lease/epoch-<n>`, one file for each ownership, never removed.
+"""The lease in the store's own folder: `lease/epoch-<n>`, one file for each ownership; `past.py` says when it goes.
 
 A claim is a complete, synced file that gets its name by link(2) from a draft in the same folder.  The claim id read
 back says who won, never what link answered.  Tests: tests/unit/store/test_lease_directory.py, tests/sim/test_lease.py.
@@ -56,10 +56,11 @@ def epoch_path(folder: str, epoch: int) -> str:
 
 def highest_epoch(files: FileSystem, folder: str) -> int:
     """The highest epoch ever claimed in the folder; 0 when there was none."""
-    return max(map(_epoch_of, files.listdir(folder)), default=0)
+    return max(map(epoch_of, files.listdir(folder)), default=0)
 
 
-def _epoch_of(name: str) -> int:
+def epoch_of(name: str) -> int:
+    """The epoch of a lease file's name; 0 for other names."""
     number = name[len(_NAME) :]
     return int(number) if name.startswith(_NAME) and number.isdecimal() else 0
 

@@ -39,6 +39,7 @@ def test_one_owner_nothing_lost_always_a_successor():
         ownerships += len(arena.history.served)
         confirmed += len(arena.history.confirmed)
         events += arena.world.event_count
+        tally["tidied file"] = tally.get("tidied file", 0) + arena.tidied_count
         tally["late link"] = tally.get("late link", 0) + arena.server.late_count
     print(
         f"seeds {SEEDS[0]} to {SEEDS[-1]}: {ownerships} ownerships, {confirmed} confirmed items, {events} events; faults "

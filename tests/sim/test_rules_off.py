@@ -20,8 +20,9 @@ from tests.support.site import ROOT
 pytestmark = pytest.mark.slow
 SEEDS = os.environ.get("GRIDMSG_RULES_SEEDS", "1500")
 COPIED = ("store", "broker", "tests/support", "tests/sim", "tests/suites", "tests/unit/store")
-HELD, DIRECTORY, HOST, WATCH = (
-    f"tests/unit/store/test_lease_{one}.py" for one in ("held", "directory", "host", "watch")
+HELD, DIRECTORY, HOST, WATCH, PAST = (
+    f"tests/unit/store/test_lease_{one}.py"
+    for one in ("held", "directory", "host", "watch", "past")
 )
 TRAPS = "tests/unit/store/test_lease_traps.py"
 LEASES = ("tests/sim/test_lease.py", "one_owner")
@@ -258,6 +259,27 @@ RULES_OFF = (
         '    def unlink(self, path: str) -> None:\n        """Pass the guard first."""\n        self._lease.check()\n',
         "    def unlink(self, path: str) -> None:\n",
         (TRAPS, "renames_and_unlinks"),
+    ),
+    Off(
+        "a lease file goes that fences a sleeper",
+        "store/lease/past.py",
+        "is_settled(epoch) and is_settled(epoch - 1)",
+        "is_settled(epoch)",
+        (PAST, "fences"),
+    ),
+    Off(
+        "a sleeper's own lease file goes",
+        "store/lease/past.py",
+        "is_settled(epoch) and is_settled(epoch - 1)",
+        "is_settled(epoch - 1)",
+        (PAST, "fences"),
+    ),
+    Off(
+        "what recovery asks for goes",
+        "store/lease/past.py",
+        "epoch not in used and ",
+        "",
+        (PAST, "recovery"),
     ),
 )
 

@@ -11,6 +11,7 @@ from broker.standby import Standby
 from store.errors import Fenced
 from store.lease.directory import DirectoryLocker, Terms, highest_epoch
 from store.lease.held import Lease, Ledger
+from store.lease.past import remove_settled
 from store.lease.renewal import Rhythm
 from store.lease.watch import Sight
 from tests.support.shared_folder import HostOf, Mount, Process, Server, SimHost, World
@@ -36,7 +37,7 @@ class Rules:
     has_return_check: bool = True
     has_boot_clock: bool = True
     has_lookup: bool = True
-    keeps_epochs: bool = True
+    keeps_fences: bool = True
     claims_what_was_judged: bool = True
     proves_namespace: bool = True
     wants_beats: bool = True
@@ -177,8 +178,7 @@ class Contender:
         lease.check()
         self.machine.opened()
         history.served[epoch] = self.world.now
-        if self.arena.rules.keeps_epochs is False:
-            self.tidy(epoch)
+        self.tidy(epoch)
         while not self.is_asked_to_stop:
             self.world.wait(WRITE * self.world.random.random() * 2)
             while self.is_hung:
@@ -226,10 +226,11 @@ class Contender:
         lease.valid_until = self.clock() + D - self.arena.rules.margin_seconds
 
     def tidy(self, epoch: int) -> None:
-        """What must not be done: remove the files of former epochs."""
-        for path in list(self.arena.server.files):
-            if path.startswith(f"{LEASE}/epoch-") and int(path[-6:]) < epoch:
-                self.mount.unlink(path)
+        """Remove the files of former epochs: those that fence nobody, or, with the rule off, all."""
+        arena, host = self.arena, HostOf(self.process)
+        if not arena.rules.keeps_fences:
+            host.is_dead = lambda owner: True  # type: ignore[method-assign]
+        arena.tidied_count += remove_settled(self.mount, LEASE, host, epoch, (), 0)
 
 
 class Blind:
@@ -277,6 +278,7 @@ class Arena:
         self.history = History(self.world)
         self.is_calm = False
         self.last_service = 0.0
+        self.tidied_count = 0
         self.tally: dict[str, int] = {}
         self._claim_number = 0
         random = self.world.random
