@@ -7,7 +7,8 @@ found it dead is on disk and neither kept checkpoint would replay it.  Tests: te
 from __future__ import annotations
 
 import contextlib
-from typing import final
+import logging
+from typing import Final, final
 
 from store.checkpoint import (
     Capture,
@@ -22,6 +23,8 @@ from store.layout import Layout
 from store.lease import Host, Lease
 from store.lease.past import remove_settled
 from store.segment import NUMBER_BITS, segment_name
+
+_LOG: Final = logging.getLogger("store")
 
 
 @final
@@ -96,7 +99,11 @@ class Keeper:
         layout = self._layout
         used = {id >> NUMBER_BITS for id in layout.segment_ids()}
         used.update(epoch for epoch, _ in layout.checkpoint_ids())
-        remove_settled(layout.files, layout.lease, host, self._lease.epoch, used)
+        try:
+            remove_settled(layout.files, layout.lease, host, self._lease.epoch, used)
+        except OSError as error:
+            # Nothing depends on it: the next owner tries again.
+            _LOG.warning("former leases in %s are not tidied: %s", layout.lease, error)
 
     def unlink_unused(self, known: set[int]) -> None:
         """Remove segments of former epochs that history does not know: made ahead, never part of it."""
