@@ -278,6 +278,13 @@ class AuthSection(Section, frozen=True, kw_only=True):
         ),
     ] = field(default_factory=dict)
     users: dict[str, UserSection] = field(default_factory=dict)
+    max_strangers: Annotated[
+        Count,
+        Meta(
+            description="Connections of one address (IPv6: network of 64 bits) that have not logged in, over all "
+            "listeners."
+        ),
+    ] = 1000
 
 
 class AddressSection(Section, frozen=True, kw_only=True):

@@ -116,10 +116,14 @@ def secured(listener: Listener, factory: Any) -> Any:
 
 
 def _admitted(listener: Listener, factory: Any) -> Any:
+    return AdmittedFactory(factory, _all_sockets(), listener.protocol, listener.connections_max)
+
+
+def _all_sockets() -> Sockets:
     # One for the process: it is the process that has so many open files.
     if not _sockets:
         _sockets.append(raise_open_files())
-    return AdmittedFactory(factory, _sockets[0], listener.protocol, listener.connections_max)
+    return _sockets[0]
 
 
 _sockets: list[Sockets] = []
@@ -192,6 +196,9 @@ class Server:
         self._accounts = config.accounts()
         self._accounts.check_later = self._checks
         self._accounts.slow_down(self._broker.clock.now, reactor.callLater)
+        strangers = _all_sockets().strangers
+        strangers.count_max = config.auth.max_strangers
+        self._accounts.on_entered = strangers.go
         self._register = AccountRegister(self._broker, self._accounts, config.broker.vhosts)
         self._register.restore(recovered.definitions)
         self._register.on_changed = self._recheck

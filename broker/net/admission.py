@@ -1,4 +1,4 @@
-"""How many sockets there may be: those of a listener, and those of the process, which needs open files for its store too.
+"""How many sockets there may be: of a listener, of those who have not logged in, and of the process, which needs files for its store too.
 
 A connection beyond a bound is accepted and closed at once, before TLS and before anything is kept of it.  Invariant: so many files
 stay free that neither the journal nor the lease ever fails to open one because of who connects.  Refusals are logged
@@ -15,6 +15,7 @@ from typing import Any, Final, final
 from twisted.internet.protocol import Factory
 
 from broker.clock import Clock, SystemClock
+from broker.net.strangers import Strangers
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +28,14 @@ TOLD_SECONDS: Final = 10.0
 
 @final
 class Sockets:
-    """The sockets of the process: how many are open, of at most `count_max`."""
+    """The sockets of the process: how many are open, of at most `count_max`, and whose are `strangers`."""
 
-    __slots__ = ("count", "count_max")
+    __slots__ = ("count", "count_max", "strangers")
 
     def __init__(self, count_max: int) -> None:
         self.count = 0
         self.count_max = count_max
+        self.strangers = Strangers()
 
 
 def raise_open_files() -> Sockets:
@@ -89,8 +91,15 @@ class AdmittedFactory(Factory):
             return self._refuse(addr, self._connections_max, "its bound (max-connections)")
         if self._sockets.count >= self._sockets.count_max:
             return self._refuse(addr, self._sockets.count_max, "what the system allows (ulimit -n)")
+        strangers = self._sockets.strangers
+        host = getattr(addr, "host", "")
+        peer = f"{host}:{addr.port}" if host else ""
+        if peer and not strangers.come(peer):
+            why = "of there without a login, its bound ([auth] max-strangers)"
+            return self._refuse(addr, strangers.count_max, why)
         made: Any = self._wrapped.buildProtocol(addr)
         if made is None:
+            strangers.go(peer)
             return None
         self._open_count += 1
         self._sockets.count += 1
@@ -101,6 +110,7 @@ class AdmittedFactory(Factory):
             del made.connectionLost
             self._open_count -= 1
             self._sockets.count -= 1
+            strangers.go(peer)
             lost(*reason)
 
         made.connectionLost = connection_lost

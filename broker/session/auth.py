@@ -15,6 +15,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final, Literal, Protocol, final, runtime_checkable
 
 from broker.errors import AccessRefused
@@ -187,12 +188,16 @@ class Identity:
 
 @final
 class Login:
-    """An attempt to log in; settled at once, or later by `on_settled` in the reactor thread."""
+    """An attempt to log in; settled at once, or later by `on_settled` in the reactor thread.
 
-    __slots__ = ("_identity", "_refusal", "is_settled", "on_settled")
+    `on_entered` is called before that where it succeeds.
+    """
+
+    __slots__ = ("_identity", "_refusal", "is_settled", "on_entered", "on_settled")
 
     def __init__(self) -> None:
         self.is_settled = False
+        self.on_entered: Callable[[], None] | None = None
         self.on_settled: Callable[[], None] | None = None
         self._identity: Identity | None = None
         self._refusal: AccessRefused | None = None
@@ -211,6 +216,8 @@ class Login:
         self.is_settled = True
         if isinstance(outcome, Identity):
             self._identity = outcome
+            if self.on_entered is not None:
+                self.on_entered()
         else:
             self._refusal = outcome
         if self.on_settled is not None:
@@ -257,8 +264,9 @@ class Accounts:
     """The users a broker knows, and logging in.
 
     `passwords` maps names to either `plain:<text>` (only for the built-in guest) or an Argon2 hash; `guest` is accepted from
-    loopback addresses only.  `subjects` maps certificate subjects to user names.  Without `check_later` (tests) Argon2
-    runs where it is asked for; without `slow_down` guesses are answered at once.
+    loopback addresses only.  `subjects` maps certificate subjects to user names.  `on_entered` hears of each peer that has
+    logged in.  Without `check_later` (tests) Argon2 runs where it is asked for; without `slow_down` guesses are answered
+    at once.
     """
 
     def __init__(
@@ -271,6 +279,7 @@ class Accounts:
     ) -> None:
         self.users: dict[str, User] = {}
         self.check_later: RunLater | None = None
+        self.on_entered: Callable[[str], None] | None = None
         self._checks = FairQueue(self._run_later)
         self._failed = FailedLogins()
         self._now: Callable[[], float] = lambda: 0.0
@@ -340,6 +349,8 @@ class Accounts:
         The login may be settled only later; set its `on_settled` then.
         """
         login = Login()
+        if self.on_entered is not None:
+            login.on_entered = partial(self.on_entered, peer)
         if isinstance(credentials, CertificateLogin):
             login.settle(self._by_certificate(credentials.subject, is_loopback))
         else:

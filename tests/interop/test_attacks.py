@@ -255,6 +255,57 @@ def test_the_data_are_not_everybodys(site: Attacked) -> None:
     assert site.processes["broker run"].poll() is None
 
 
+# Strangers
+
+
+def enters(site: Site) -> socket.socket:
+    """A connection that logs in by HTTP, and stays; raises OSError or HTTPException where it is refused."""
+    connection = http.client.HTTPConnection("127.0.0.1", site.port(15672), timeout=WAIT)
+    login = base64.b64encode(b"guest:guest").decode()
+    connection.request("GET", "/api/whoami", headers={"Authorization": f"Basic {login}"})
+    answer = connection.getresponse()
+    assert answer.status == 200 and answer.read()
+    return connection.sock
+
+
+def test_who_does_not_log_in_takes_few_places(tmp_path: Path) -> None:
+    """Over all listeners, and who has logged in goes on; who goes makes room, and so does a login."""
+    rows = "".join(
+        f'[[listener]]\nprotocol = "{protocol}"\n\n[listener.limits]\nlogin-timeout = 600\n'
+        for protocol in ("stomp", "amqp", "websocket", "management")
+    )
+    site = Site(tmp_path, f"[auth]\nmax-strangers = 6\n{rows}")
+    ports = (5672, 61613, 15674)
+    held: list[socket.socket] = []
+    try:
+        site.start_broker()
+        for port in (*ports, 15672):
+            site.wait_for_port(port)
+        client = logged_in(site)
+        deadline = time.monotonic() + WAIT
+        while "6 connections are open, of there without a login" not in site.logs():
+            assert time.monotonic() < deadline and len(held) < 60, site.logs()
+            address = ("127.0.0.1", site.port(ports[len(held) % 3]))
+            held.append(socket.create_connection(address, WAIT))
+            time.sleep(0.05)
+        for port in ports:
+            with socket.create_connection(("127.0.0.1", site.port(port)), WAIT) as peer:
+                assert ended(peer) == b""
+        publish(site, 2, client)
+        held.pop(0).close()
+        while True:
+            try:
+                held.append(enters(site))
+                break
+            except (OSError, http.client.HTTPException):
+                assert time.monotonic() < deadline, site.logs()
+        held += [enters(site) for _ in range(10)]
+    finally:
+        site.close()
+        for one in held:
+            one.close()
+
+
 # TLS
 
 

@@ -5,7 +5,7 @@ import resource
 import weakref
 
 import pytest
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
 
@@ -96,6 +96,31 @@ def test_what_the_wrapped_factory_refuses_is_not_counted(sockets):
     wrapped.buildProtocol = lambda _: None
     factory = AdmittedFactory(wrapped, sockets, "stomp", 3, Clock())
     assert factory.buildProtocol(PEER) is None and sockets.count == 0
+    assert sockets.strangers.count("192.0.2.7:1000") == 0
+
+
+def test_who_has_not_logged_in_is_bounded_over_all_listeners(sockets, caplog):
+    sockets.strangers.count_max = 2
+    one, two = admitted(sockets), admitted(sockets, "amqp")
+    first = one.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1))
+    assert two.buildProtocol(IPv4Address("TCP", "192.0.2.7", 2)) is not None
+    assert two.buildProtocol(IPv4Address("TCP", "192.0.2.7", 3)) is None
+    (line,) = caplog.messages
+    assert line.startswith("amqp listener: refused 192.0.2.7: 2 connections are open, of there")
+    assert line.endswith("without a login, its bound ([auth] max-strangers); 1 refused by now")
+    elsewhere = two.buildProtocol(IPv4Address("TCP", "192.0.2.8", 3))
+    assert elsewhere is not None, "others are not held up"
+    sockets.strangers.go("192.0.2.7:2")
+    assert one.buildProtocol(IPv4Address("TCP", "192.0.2.7", 4)) is not None, "one has logged in"
+    assert one.buildProtocol(IPv4Address("TCP", "192.0.2.7", 5)) is None
+    first.connectionLost("closed")
+    assert one.buildProtocol(IPv4Address("TCP", "192.0.2.7", 6)) is not None, "one is gone"
+    assert sockets.count == 4
+
+
+def test_a_unix_socket_has_no_address(sockets):
+    sockets.strangers.count_max = 0
+    assert admitted(sockets).buildProtocol(UNIXAddress("/x")) is not None
 
 
 def test_a_flood_leaves_few_lines(sockets, caplog):
