@@ -310,8 +310,22 @@ class Server:
         from broker.management.api import site
 
         return site(
-            self._broker, self._accounts, self.describe, self._turn, self._register, self._links
+            self._broker,
+            self._accounts,
+            self.describe,
+            self._turn,
+            self._register,
+            self._links,
+            self._close_connection,
         )
+
+    def _close_connection(self, name: str, text: str) -> bool:
+        """End the connections of that name (`describe`); whether there are any."""
+        found = [one for one in self._connections if one.peer == name]
+        for connection in found:
+            log.info("connection %s is closed by an administrator: %s", name, text)
+            connection.shutdown(text)
+        return bool(found)
 
     def _session_factory(self, listener: Listener) -> SessionFactory:
         broker, accounts, clock = self._broker, self._accounts, self._broker.clock

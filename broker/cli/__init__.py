@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "queue": "broker.cli.topology:queue",
     "exchange": "broker.cli.topology:exchange",
     "binding": "broker.cli.topology:binding",
+    "connection": "broker.cli.connections:connection",
     "link": "broker.cli.links:link",
     "deadletter": "broker.cli.letters:deadletter",
     "user": "broker.cli.access:user",

@@ -23,7 +23,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from broker.core.broker import Broker
 from broker.errors import AccessRefused, BrokerError, NotFound, ProtocolViolation
 from broker.management import access, letters, links, metrics, operations
-from broker.management.call import MADE, BadCall, Call, Slow
+from broker.management.call import MADE, BadCall, Call, CloseConnection, Slow
 from broker.management.page import PAGE
 from broker.management.patience import patient
 from broker.session.accounts import AccountRegister
@@ -62,6 +62,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ("PUT", ("topic-permissions", "*", "*"), access.put_topic_permission),
     ("DELETE", ("topic-permissions", "*", "*"), access.delete_topic_permission),
     ("GET", ("connections",), operations.connections),
+    ("DELETE", ("connections", "*"), operations.delete_connection),
     ("GET", ("definitions",), operations.definitions),
     ("GET", ("queues",), operations.queues),
     ("GET", ("queues", "*"), operations.queues),
@@ -110,14 +111,15 @@ def site(
     turn: Turn | None = None,
     register: AccountRegister | None = None,
     link_register: links.LinkRegister | None = None,
+    close_connection: CloseConnection | None = None,
 ) -> Site:
     """The HTTP server of a broker.
 
-    `describe` tells role, epoch, listeners, connections and store.  With a `turn`, changes are
+    `describe` tells role, epoch, listeners, connections and store; `close_connection` ends one.  With a `turn`, changes are
     answered when they are durable; without one (in tests) at once.
     """
     register = register or AccountRegister(broker, accounts)
-    made = patient(Api(broker, register, describe, turn, link_register))
+    made = patient(Api(broker, register, describe, turn, link_register, close_connection))
     made.requestFactory = BoundedRequest
     return made
 
@@ -221,9 +223,11 @@ class Api(Resource):
         describe: Callable[[], dict[str, Any]],
         turn: Turn | None,
         link_register: links.LinkRegister | None = None,
+        close_connection: CloseConnection | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._links = link_register
+        self._close_connection = close_connection
         self._broker = broker
         self._register = register
         self._describe = describe
@@ -317,6 +321,7 @@ class Api(Resource):
                     self._version,
                     self._register,
                     self._links,
+                    self._close_connection,
                 )
             )
         except BrokerError as error:

@@ -31,6 +31,10 @@ class Made:
 MADE: Final = Made()
 
 
+CloseConnection = Callable[[str, str], bool]
+"""Closes connections by their name, with a text for the peer; False: there is none of that name."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Slow:
@@ -54,6 +58,7 @@ class Call:
     version: str
     register: AccountRegister
     links: LinkRegister | None = None
+    close_connection: CloseConnection | None = None
 
     def vhost(self, index: int = 0) -> Vhost:
         """The vhost named by a part of the path; raises NotFound, AccessRefused."""

@@ -48,6 +48,16 @@ def connections(call: Call) -> Any:
     return [shapes.connection(one) for one in call.describe().get("connections", [])]
 
 
+def delete_connection(call: Call) -> Any:
+    """DELETE /api/connections/NAME, where the peer hears `reason`."""
+    call.administrator()
+    name = call.path[0]
+    close = call.close_connection
+    if close is None or not close(name, call.query.get("reason", "Closed via management plugin")):
+        raise NotFound(f"no connection '{name}'")
+    return None
+
+
 def definitions(call: Call) -> Any:
     """GET /api/definitions: durable topology, importable by RabbitMQ."""
     call.administrator()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -265,3 +266,15 @@ def test_our_method_table_is_pikas() -> None:
             made = theirs.__new__(theirs).decode(method.encode(*values), 4)
         encoded = b"".join(made.encode())
         assert method.code + encoded == method.encode(*values)
+
+
+def test_an_administrator_closes_a_connection(site: Site) -> None:
+    connection = connect(site)
+    rows = json.loads(site.run("connection", "list", "--json").stdout)
+    ours = connection._impl._transport._sock.getsockname()[1]
+    (name,) = [row["name"] for row in rows if row["name"].endswith(f":{ours}")]
+    site.run("connection", "delete", name)
+    with pytest.raises(ConnectionClosedByBroker) as closed:
+        connection.process_data_events(time_limit=60)
+    assert closed.value.reply_code == 320
+    assert closed.value.reply_text == "CONNECTION_FORCED - Closed via rabbitmqctl"

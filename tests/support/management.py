@@ -42,9 +42,19 @@ class Management:
             "is_blocked": False,
             "store": {"segments": 2, "store_id": "x"},
         }
+        self.closed: list[tuple[str, str]] = []
         self.site = site(
-            self.core.broker, accounts or Accounts.guest_only(), lambda: self.description, turn
+            self.core.broker,
+            accounts or Accounts.guest_only(),
+            lambda: self.description,
+            turn,
+            close_connection=self.close_connection,
         )
+
+    def close_connection(self, name: str, text: str) -> bool:
+        """Note which connection is to be closed; there is one."""
+        self.closed.append((name, text))
+        return any(one["peer"] == name for one in self.description["connections"])
 
     def raw(self, request: bytes, host: str = "127.0.0.1") -> StringTransport:
         """Send bytes and return the transport with what was answered so far."""

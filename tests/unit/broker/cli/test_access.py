@@ -1,4 +1,4 @@
-"""`gridmsg user`, `permission` and `vhost` against a management API without a port."""
+"""`gridmsg user`, `permission`, `vhost` and `connection` against a management API without a port."""
 
 from __future__ import annotations
 
@@ -95,6 +95,16 @@ def test_vhosts(management, capsys):
     run(capsys, "vhost", "delete", "v", "--yes")
     assert "v" not in management.core.broker.vhosts
     assert "vhost v not found" in run(capsys, "vhost", "delete", "v", "--yes", status=1)
+
+
+def test_connections(management, capsys):
+    (row,) = json.loads(run(capsys, "connection", "list", "--json"))
+    assert row["name"] == "127.0.0.1:40000"
+    assert "127.0.0.1:40000" in run(capsys, "connection", "list")
+    run(capsys, "connection", "delete", "127.0.0.1:40000")
+    run(capsys, "connection", "delete", "127.0.0.1:40000", "--reason", "for a while")
+    assert [text for _, text in management.closed] == ["Closed via rabbitmqctl", "for a while"]
+    assert "no connection 'x'" in run(capsys, "connection", "delete", "x", status=1)
 
 
 def test_a_hash_for_the_configuration_file(management, capsys, monkeypatch):

@@ -194,6 +194,18 @@ def test_connections(management):
     assert (row["peer_host"], row["peer_port"]) == ("127.0.0.1", 40000)
 
 
+def test_a_connection_is_closed_by_its_name(management):
+    name = "/api/connections/127.0.0.1%3A40000"
+    assert management.ask("DELETE", name).status == 204
+    assert management.ask("DELETE", name + "?reason=go+away").status == 204
+    assert management.closed == [
+        ("127.0.0.1:40000", "Closed via management plugin"),
+        ("127.0.0.1:40000", "go away"),
+    ]
+    missing = management.ask("DELETE", "/api/connections/127.0.0.1%3A1")
+    assert (missing.status, missing.json["reason"]) == (404, "no connection '127.0.0.1:1'")
+
+
 def test_metrics(management):
     fill(management, 2)
     management.core.vhost.declare_queue('odd"\n')
