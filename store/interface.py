@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, final
 
+from store.errors import StoreError as StoreError  # noqa: PLC0414 -- the core sees no other module of the store
+
 
 class StoredMessage:
     """What a store keeps of a message, and where it lies.

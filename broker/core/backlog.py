@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.core.delivery import Delivery
 from broker.core.message import Message
-from store.interface import CHANGE_REQUEUE
+from store.interface import CHANGE_REQUEUE, StoreError
 
 if TYPE_CHECKING:
     from broker.core.lane import Lane
@@ -27,6 +27,15 @@ Row = tuple[int, "StoredMessage", int]
 """What the store has at a position: the position, the message, how often it was delivered."""
 
 
+def read(queue: Queue, lane: Lane, first: int, count_max: int, bytes_max: int) -> list[Row] | None:
+    """Read of a lane what the store has; None when that is damaged, which is logged once: the queue stands still there."""
+    try:
+        return queue.broker.store.read(lane.number, first, count_max, bytes_max)
+    except (StoreError, OSError) as error:
+        queue.broker.note_damage(f"queue {queue.name}", error)
+        return None
+
+
 def load(queue: Queue, lane: Lane) -> bool:
     """Read the next window of the backlog from the store; False: nothing can be had now."""
     if not lane.paged_count:
@@ -35,9 +44,11 @@ def load(queue: Queue, lane: Lane) -> bool:
     broker.memory.resident[queue] = None
     window = broker.memory.window_of(queue)
     count_max, bytes_max = max(LOAD_MIN, window.count // 4), window.bytes // 4
-    rows: list[Row] = []
+    rows: list[Row] | None = []
     while not rows:
-        rows = broker.store.read(lane.number, lane.paged_from, count_max, bytes_max)
+        rows = read(queue, lane, lane.paged_from, count_max, bytes_max)
+        if rows is None:
+            return False
         if not rows:
             if not broker.unit:
                 # Nothing on disk and nothing on its way there: the count was wrong (transient leftovers of a restart).
@@ -115,10 +126,8 @@ def peek(queue: Queue, count_max: int) -> list[tuple[int, Message, int]]:
                 return found
             found.append((delivery.position, delivery.message, delivery.count))
         if lane.paged_count and len(found) < count_max:
-            rows = queue.broker.store.read(
-                lane.number, lane.paged_from, count_max - len(found), LOOK_BYTES
-            )
-            for position, stored, count in waiting(queue, lane, rows):
+            rows = read(queue, lane, lane.paged_from, count_max - len(found), LOOK_BYTES)
+            for position, stored, count in waiting(queue, lane, rows or []):
                 destination = queue.vhost.destination_of(stored.exchange, stored.routing_key)
                 found.append((position, Message.from_stored(stored, destination), count))
     return found
@@ -128,7 +137,7 @@ def stored_head(queue: Queue, lane: Lane) -> Message | None:
     """Look at the first message that lies in the store; None if that cannot be said without reading a window."""
     if not lane.paged_count:
         return None
-    rows = waiting(queue, lane, queue.broker.store.read(lane.number, lane.paged_from, 1, 1))
+    rows = waiting(queue, lane, read(queue, lane, lane.paged_from, 1, 1) or [])
     if not rows:
         return None
     stored = rows[0][1]
@@ -141,7 +150,7 @@ def count_bytes(queue: Queue, lane: Lane) -> None:
     """Count the bodies in the store: once after a restart, and only when the queue's bound may be reached."""
     total_bytes, at, left = 0, lane.paged_from, lane.paged_count
     while left > 0:
-        rows = queue.broker.store.read(lane.number, at, left, LOOK_BYTES)
+        rows = read(queue, lane, at, left, LOOK_BYTES)
         if not rows:
             break
         at = rows[-1][0] + 1

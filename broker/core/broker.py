@@ -22,7 +22,7 @@ from broker.core.queue import Queue
 from broker.core.vhost import Vhost
 from broker.errors import NotFound
 from broker.metrics import Metrics
-from store.interface import UnitOfWork
+from store.interface import StoreError, UnitOfWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +83,8 @@ class Broker:
         self.is_early = False
         self.touched: list[Queue] = []
         self._again: list[Queue] = []
+        # What cannot be read, and why, in words.
+        self.damage: dict[str, str] = {}
         self._next_lane = 1
         self._deadlines = Deadlines()
         self.letters: deque[tuple[Vhost, Message]] = deque()
@@ -311,7 +313,17 @@ class Broker:
         self.now_ms = self.clock.wall_ms()
         self.delays.tick()
         for queue in self._deadlines.take(self.now_ms, LOOKS_MAX):
-            queue.look()
+            try:
+                queue.look()
+            except (StoreError, OSError) as error:
+                self.note_damage(f"queue {queue.name}", error)
+
+    def note_damage(self, what: str, error: Exception) -> None:
+        """Something in the store cannot be read: say so once, and leave it as it is."""
+        text = str(error)
+        if self.damage.get(what) != text:
+            self.damage[what] = text
+            log.error("%s stands still, its messages cannot be read: %s", what, text)
 
     # The turn
 
@@ -329,8 +341,13 @@ class Broker:
             self.touched = []
             for queue in touched:
                 queue.is_touched = False
-                if not queue.is_deleted:
+                if queue.is_deleted:
+                    continue
+                try:
                     queue.dispatch()
+                except (StoreError, OSError) as error:
+                    # Only this queue stands still: the others' deliveries and promises of this turn go on.
+                    self.note_damage(f"queue {queue.name}", error)
             touched = self.touched
 
     def post_letters(self) -> None:

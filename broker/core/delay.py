@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 from broker.core.delivery import Delivery
 from broker.core.message import Message
 from broker.errors import BrokerError, ResourceLimit
+from store.interface import StoreError
 
 if TYPE_CHECKING:
     from broker.core.broker import Broker
@@ -93,6 +94,7 @@ class Delays:
     __slots__ = (
         "_broker",
         "_buckets",
+        "_damaged_lanes",
         "_keys",
         "_remembered_count",
         "_requeues",
@@ -107,6 +109,7 @@ class Delays:
         self._keys: list[tuple[int, str]] = []
         self._requeues: list[tuple[int, int, Delivery | _Held]] = []
         self._serial = 0
+        self._damaged_lanes: set[int] = set()
         self._remembered_count = 0
         self._window_bytes = 0
         self.count = 0
@@ -212,7 +215,8 @@ class Delays:
             if not bucket.count and (key[0] + 1) * BUCKET_MS <= now_ms:
                 del self._buckets[key]
                 self._keys.remove(key)
-                if bucket.is_defined:
+                # What could not be read stays in the store, for `gridmsg store salvage`.
+                if bucket.is_defined and bucket.lane not in self._damaged_lanes:
                     self._broker.unit.drop_lane(bucket.lane)
                     self._broker.unit.define(_name(key), None)
 
@@ -254,7 +258,11 @@ class Delays:
         """Take rows of the lane into memory; returns how many."""
         if not bucket.unread_count:
             return 0
-        rows = self._broker.store.read(bucket.lane, bucket.unread_from, count_max, _READ_BYTES)
+        try:
+            rows = self._broker.store.read(bucket.lane, bucket.unread_from, count_max, _READ_BYTES)
+        except (StoreError, OSError) as error:
+            self._broker.note_damage(f"delayed messages in lane {bucket.lane}", error)
+            return 0
         if not rows:
             if not self._broker.unit:
                 # Nothing there and nothing on its way: the count was wrong.
@@ -283,7 +291,8 @@ class Delays:
             message = held
             if message is None:
                 message = self._stored(vhost, bucket.lane, position)
-                if message is None and self._broker.unit:
+                is_damaged = bucket.lane in self._damaged_lanes
+                if message is None and self._broker.unit and not is_damaged:
                     break  # It is being committed in this turn.
             heappop(waiting)
             bucket.count -= 1
@@ -299,7 +308,12 @@ class Delays:
         return count
 
     def _stored(self, vhost: Vhost, lane: int, position: int) -> Message | None:
-        rows = self._broker.store.read(lane, position, 1, _READ_BYTES)
+        try:
+            rows = self._broker.store.read(lane, position, 1, _READ_BYTES)
+        except (StoreError, OSError) as error:
+            self._broker.note_damage(f"a delayed message, lane {lane} position {position},", error)
+            self._damaged_lanes.add(lane)
+            return None
         if not rows or rows[0][0] != position:
             return None
         stored = rows[0][1]
