@@ -245,6 +245,8 @@ class Node:
             self.broker, recovered.store_id, f"{self.name}-claim{self.claim_count}", self.name
         )
         self.table.restore(recovered.definitions)
+        dialed = [settings for _, settings in self.links.values()]
+        self.table.disown({(one.name, stream) for one in dialed for stream in one.streams})
         self.vhost = self.broker.vhosts["/"]
         self.turn.schedule()
 
@@ -272,9 +274,15 @@ class Node:
             self.confirms.pop(0)[1]()
 
     def publish(
-        self, exchange: str, key: str, body: bytes, confirmed: Callable[[], None] | None = None
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        confirmed: Callable[[], None] | None = None,
+        *,
+        lives_ms: int = 0,
     ) -> int:
-        """Publish a persistent message; `confirmed` is called once it is on disk."""
+        """Publish a persistent message; `confirmed` is called once it is on disk.  `lives_ms` 0: it does not expire."""
         taken = self.vhost.publish(
             Message(
                 self.vhost.destination(exchange, key),
@@ -284,7 +292,7 @@ class Node:
                 True,
                 0,
                 self.broker.now_ms,
-                0,
+                lives_ms and self.broker.now_ms + lives_ms,
             )
         )
         self.broker.dispatch()
@@ -385,6 +393,26 @@ class World:
         )
         near.links[name] = (far, settings)
 
+    def unlink(self, near: Node, name: str) -> None:
+        """Take a link away, as `gridmsg link delete` does."""
+        _, settings = near.links.pop(name)
+        session = next(
+            (
+                one.session
+                for one in near.sockets
+                if one.link == (near.name, name) and isinstance(one.session, LinkSession)
+            ),
+            None,
+        )
+        for number, stream in enumerate(settings.streams):
+            if session is not None and session.is_up:
+                session.forget_stream(number)
+            if stream.is_push:
+                near.table.drop_stream(name, stream)
+        if session is not None:
+            session.fail("the link was taken away")
+        near.turn.schedule()
+
     # Events
 
     def cut(self, socket: Socket) -> None:
@@ -466,6 +494,9 @@ class World:
         """What each broker does some times a second."""
         for node in self.nodes.values():
             node.table.look()
+            node.broker.tick()
+            if node.broker.has_changes:
+                node.turn.schedule()
 
     def settle(self, steps_max: int = 200_000) -> None:
         """Go on until nothing is left to do."""
