@@ -81,7 +81,7 @@ class LinkSection(Section, frozen=True, kw_only=True):
     connections: Annotated[
         int,
         Meta(
-            description="TCP connections that act as one; 0: 1, or 4 from 40 ms round trip on.",
+            description="TCP connections that act as one; 0: 1 to 4, as the round trip and the kernel's buffers need.",
             ge=0,
             le=16,
         ),

@@ -1,7 +1,7 @@
 """The links of a running broker: dialed and accepted, watched, added and taken away.
 
-Who dials tries the addresses in order, waits with decorrelated jitter, and opens further connections where the round
-trip is long.  A listener for AMQP takes links, too: they are told by their first bytes.
+Who dials tries the addresses in order, waits with decorrelated jitter, and opens further connections where the
+kernel's buffers are too small for the round trip.  A listener for AMQP takes links, too: they are told by their first bytes.
 Tests: tests/interop/test_links.py.
 """
 
@@ -25,6 +25,7 @@ from broker.link.settings import LinkSettings, Stream
 from broker.link.strand import Strand
 from broker.link.table import LinkTable
 from broker.net.connection import Connection
+from broker.net.kernel_buffers import connections_for, limit_bytes
 from broker.session.sasl import CertificateLogin, Credentials, PasswordLogin
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 10.0
-LONG_MS: Final = 40.0
-"""A round trip from which on one connection's buffers may be the limit (8.3 MB/s at 250 ms, wan-measured.md)."""
-STRANDS_OF_LONG: Final = 4
 RETRY_REFUSED_SECONDS: Final = 10.0
 LINKS_MAX: Final = 1000
 REDIAL_SECONDS: Final = 0.1
@@ -148,7 +146,7 @@ class Dial:
             self.up_count += 1
             wanted = self.settings.connections
             if isinstance(session, LinkSession) and not wanted:
-                wanted = STRANDS_OF_LONG if session.round_trip_ms >= LONG_MS else 1
+                wanted = connections_for(session.round_trip_ms, limit_bytes())
             if isinstance(session, LinkSession):
                 for _ in range(wanted - 1):
                     self._open_strand(session)
