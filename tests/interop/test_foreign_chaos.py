@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.interop]
 CUTS = int(os.environ.get("GRIDMSG_FOREIGN_CUTS", "12"))
 SEED = int(os.environ.get("GRIDMSG_SEED", "1"))
 KILL_EVERY = 10
+PATIENCE_SECONDS = 120.0
 PAUSE_SECONDS_MAX = 1.2
 PER_SECOND_MAX = 300
 
@@ -97,10 +98,10 @@ def test_cuts_at_random_lose_nothing(far_side: tuple[str, int], tmp_path: Path) 
             proxy.cut()
             if number % KILL_EVERY == 0:
                 site.kill("broker", "run")
-                site.start_broker()
-                site.wait_for_port(5672)
+                site.start("broker", "run")
+                site.wait_for_port(5672, PATIENCE_SECONDS)
                 kill_count += 1
-        wait_until(lambda: is_up(site), "the link at the end", site)
+        wait_until(lambda: is_up(site), "the link at the end", site, timeout_s=PATIENCE_SECONDS)
         publisher.is_stopped = True
         publisher.join()
         found = collect(site, publisher.confirmed)
@@ -134,7 +135,7 @@ def collect(site: Site, wanted: set[bytes]) -> Counter[bytes]:
         return not missing and not fresh and not links(site)[0]["backlog"]
 
     with contextlib.suppress(pytest.fail.Exception):
-        wait_until(is_all, "arrival", site, timeout_s=90)
+        wait_until(is_all, "arrival", site, timeout_s=PATIENCE_SECONDS)
     time.sleep(1.0)
     found.update(drain(near, "back"))
     return found
