@@ -91,7 +91,9 @@ class Feeder:
 
     def subscribe(self, queue: str, prefetch_count: int = 0) -> None:
         """Consume a queue, each message to be acknowledged on its own."""
-        prefetch = f"prefetch-count:{prefetch_count}\n" if prefetch_count else ""
+        # RabbitMQ's word for it and ours, then ActiveMQ's.
+        words = ("prefetch-count", "activemq.prefetchSize") if prefetch_count else ()
+        prefetch = "".join([f"{word}:{prefetch_count}\n" for word in words])
         head = (
             f"SUBSCRIBE\nid:{queue}\ndestination:/queue/{queue}\nack:client-individual\n{prefetch}"
         )

@@ -18,13 +18,14 @@ import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import click
 
 from bench.accounting import free_offset
 from bench.broker_process import BrokerProcess, forget_cached, used_bytes
 from bench.feeder import Feeder, encode_send
+from bench.peer_process import PeerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,9 @@ QUIET_SECONDS: Final = 1.5
 """How long a broker that is to be killed in quiet is left alone before."""
 DECLARE_STEP: Final = 500
 TRAFFIC_QUEUE: Final = "bench.traffic"
+OURS: Final = "gridmsg"
+FIRST_SECONDS_MAX: Final = 900.0
+"""How long a first message is waited for."""
 
 
 @final
@@ -52,6 +56,7 @@ class Start:
     peak_mb: float
     beside: int = 0
     """For an empty one: the backlog that it was measured beside."""
+    broker: str = OURS
 
 
 @final
@@ -64,6 +69,7 @@ class Filling:
     messages_per_second: float
     peak_mb: float
     disk_mb: float
+    broker: str = OURS
 
 
 def queue_names(count: int) -> list[str]:
@@ -71,7 +77,43 @@ def queue_names(count: int) -> list[str]:
     return [f"bench.{number:05d}" for number in range(count)]
 
 
-def fill(broker: BrokerProcess, queues: list[str], old: int, new: int, size: int) -> Filling:
+class Target(Protocol):
+    """A broker on this machine that can be started and killed again and again."""
+
+    started_at: float
+
+    @property
+    def folder(self) -> Path:
+        """Where its store is."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """Where it listens for STOMP."""
+        ...
+
+    def start(self) -> None:
+        """Start it on the store that it has."""
+        ...
+
+    def wait(self) -> None:
+        """Return when it accepts connections."""
+        ...
+
+    def kill(self) -> None:
+        """`kill -9`, if it runs."""
+        ...
+
+    def cpu_seconds(self) -> float:
+        """Processor time used so far."""
+        ...
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Resident memory now, and the most there was."""
+        ...
+
+
+def fill(broker: Target, queues: list[str], old: int, new: int, size: int) -> Filling:
     """Publish until `new` messages are stored; every one is confirmed."""
     begin = time.perf_counter()
     feeder = Feeder(broker.port)
@@ -83,7 +125,7 @@ def fill(broker: BrokerProcess, queues: list[str], old: int, new: int, size: int
     return Filling(len(queues), new, (new - old) / seconds, peak / 1e6, disk / 1e6)
 
 
-def declare(broker: BrokerProcess, queues: list[str]) -> None:
+def declare(broker: Target, queues: list[str]) -> None:
     """Make the queues, empty."""
     for start in range(0, len(queues), DECLARE_STEP):
         feeder = Feeder(broker.port)
@@ -98,7 +140,7 @@ def declare(broker: BrokerProcess, queues: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def traffic(broker: BrokerProcess, size: int) -> Iterator[None]:
+def traffic(broker: Target, size: int) -> Iterator[None]:
     """Publish and consume beside the backlog at full speed while the block runs; ends when the broker is gone."""
 
     def publish() -> None:
@@ -123,7 +165,7 @@ def traffic(broker: BrokerProcess, size: int) -> Iterator[None]:
 
 
 def measure(
-    broker: BrokerProcess, queues: list[str], messages: int, size: int, killed: str, cache: str
+    broker: Target, queues: list[str], messages: int, size: int, killed: str, cache: str
 ) -> Start:
     """Start the broker, take one message, kill it."""
     if cache == "cold":
@@ -131,11 +173,11 @@ def measure(
     broker.start()
     broker.wait()
     accepted = time.perf_counter()
-    feeder = Feeder(broker.port)
+    feeder = Feeder(broker.port, FIRST_SECONDS_MAX)
     queue = random.choice(queues)
     if not messages:
         feeder.send(encode_send(queue, b"x" * size))
-    feeder.subscribe(queue)
+    feeder.subscribe(queue, 1)
     headers, _ = feeder.expect("MESSAGE")
     delivered = time.perf_counter()
     rss, peak = broker.memory_bytes()
@@ -205,6 +247,36 @@ def run_topology(
     return starts, fillings
 
 
+def run_peer(
+    peer: PeerProcess, steps: list[int], size: int, rounds: int, caches: list[str]
+) -> tuple[list[Start], list[Filling]]:
+    """Measure another broker with one queue: empty, then at each number of messages, killed in quiet."""
+    queues = queue_names(1)
+    starts: list[Start] = []
+    fillings: list[Filling] = []
+    held = 0
+    try:
+        peer.start()
+        peer.wait()
+        declare(peer, queues)
+        peer.kill()
+        for messages in [0, *steps]:
+            if messages > held:
+                peer.start()
+                peer.wait()
+                filled = fill(peer, queues, held, messages, size)
+                peer.kill()
+                fillings.append(replace(filled, broker=peer.name))
+                say(f"{messages} in {peer.name}: {filled.messages_per_second:.0f}/s")
+                held = messages
+            for cache in caches * rounds:
+                found = measure(peer, queues, held, size, "quiet", cache)
+                starts.append(replace(found, broker=peer.name))
+    finally:
+        peer.kill()
+    return starts, fillings
+
+
 def make_broker(folder: Path, port_offset: int) -> BrokerProcess:
     """A broker on a new folder."""
     folder.mkdir()
@@ -218,18 +290,20 @@ def say(text: str) -> None:
 
 def rows_of(starts: list[Start]) -> list[dict[str, Any]]:
     """Medians by case, each with its ratio to the starts without messages that were measured beside it."""
-    cases: dict[tuple[int, int, str, str], list[Start]] = {}
+    cases: dict[tuple[str, int, int, str, str], list[Start]] = {}
     for one in starts:
-        cases.setdefault((one.queues, one.messages, one.killed, one.cache), []).append(one)
+        case = (one.broker, one.queues, one.messages, one.killed, one.cache)
+        cases.setdefault(case, []).append(one)
     rows = []
-    for (queues, messages, killed, cache), found in cases.items():
+    for (broker, queues, messages, killed, cache), found in cases.items():
         first = statistics.median(one.first_seconds for one in found)
-        empty = cases.get((queues, 0, killed, cache), found)
+        empty = cases.get((broker, queues, 0, killed, cache), found)
         if messages:
-            empty = [one for one in empty if one.beside == messages] or found
+            empty = [one for one in empty if one.beside == messages] or empty
         base = statistics.median(one.first_seconds for one in empty)
         rows.append(
             {
+                "broker": broker,
                 "queues": queues,
                 "messages": messages,
                 "killed": killed,
@@ -266,15 +340,15 @@ def plot(starts: list[Start], path: Path) -> None:
             "a plot needs matplotlib: pip install 'gridmsg[plot]'; the table needs nothing"
         ) from None
     figure, axes = plt.subplots(figsize=(8, 5))
-    cases = sorted({(one.queues, one.killed, one.cache) for one in starts})
+    cases = sorted({(one.broker, one.queues, one.killed, one.cache) for one in starts})
     for case in cases:
-        mine = [one for one in starts if (one.queues, one.killed, one.cache) == case]
+        mine = [one for one in starts if (one.broker, one.queues, one.killed, one.cache) == case]
         counts = sorted({one.messages for one in mine})
         medians = [
             statistics.median(one.first_seconds for one in mine if one.messages == count)
             for count in counts
         ]
-        label = f"{case[0]} queue(s), killed {case[1]}, {case[2]} cache"
+        label = f"{case[0]}, {case[1]} queue(s), killed {case[2]}, {case[3]} cache"
         axes.plot([max(count, 1) for count in counts], medians, marker="o", label=label)
         points = [(max(one.messages, 1), one.first_seconds) for one in mine]
         axes.scatter(*zip(*points, strict=True), s=8, alpha=0.4)
@@ -296,6 +370,14 @@ def plot(starts: list[Start], path: Path) -> None:
 @click.option(
     "--cold/--no-cold", default=True, show_default=True, help="Also start with no page cached."
 )
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="NAME:PORT:SCRIPT",
+    help="Another broker to measure the same way with one queue: its STOMP port, and a script that is called with start, "
+    "kill, pid or data and NAME (KEEP=1 in its environment: keep the store).",
+)
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to put the stores.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw it to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -305,6 +387,7 @@ def recovery(
     size: int,
     rounds: int,
     cold: bool,
+    peers: tuple[str, ...],
     folder: Path | None,
     plot_path: Path | None,
     as_json: bool,
@@ -314,16 +397,25 @@ def recovery(
     fillings: list[Filling] = []
     steps = sorted(int(word) for word in messages.split(","))
     caches = ["warm", "cold"] if cold else ["warm"]
+    others = [PeerProcess.parse(text) for text in peers]
     for count in (int(word) for word in queues.split(",")):
         with tempfile.TemporaryDirectory(prefix="gridmsg-bench-", dir=folder) as name:
             found, filled = run_topology(Path(name), count, steps, size, rounds, caches)
+        starts += found
+        fillings += filled
+    for peer in others:
+        found, filled = run_peer(peer, steps, size, rounds, caches)
         starts += found
         fillings += filled
     if plot_path is not None:
         plot(starts, plot_path)
     rows = rows_of(starts)
     filled_rows: list[dict[str, Any]] = [
-        {key: round(value) for key, value in asdict(one).items()} for one in fillings
+        {
+            key: value if isinstance(value, str) else round(value)
+            for key, value in asdict(one).items()
+        }
+        for one in fillings
     ]
     if as_json:
         click.echo(json.dumps({"starts": rows, "fillings": filled_rows}, indent=2))

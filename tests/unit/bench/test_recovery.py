@@ -1,5 +1,7 @@
 """The report of `bench recovery`: medians, ratios to the empty topology, table."""
 
+from dataclasses import replace
+
 from bench.broker_process import forget_cached, used_bytes
 from bench.recovery import Start, queue_names, rows_of, table_of
 
@@ -27,7 +29,7 @@ def test_the_ratio_is_to_the_empty_starts_of_the_same_time():
 
 def test_the_table_is_markdown():
     lines = table_of(rows_of([start(0, 0.5)])).splitlines()
-    assert lines[0].startswith("| queues | messages | killed | cache |")
+    assert lines[0].startswith("| broker | queues | messages | killed | cache |")
     assert len({line.count("|") for line in lines}) == 1
 
 
@@ -41,3 +43,10 @@ def test_space_is_counted_and_pages_are_let_go(tmp_path):
     assert used_bytes(tmp_path) >= 10_000
     forget_cached(tmp_path)
     assert (tmp_path / "a" / "file").read_bytes() == bytes(10_000)
+
+
+def test_a_peer_is_compared_with_its_own_empty_starts():
+    starts = [start(0, 0.5), start(10, 0.6)]
+    starts += [replace(start(0, 4.0), broker="other"), replace(start(10, 8.0), broker="other")]
+    ratios = {(row["broker"], row["messages"]): row["ratio"] for row in rows_of(starts)}
+    assert ratios["gridmsg", 10] == 1.2 and ratios["other", 10] == 2.0
