@@ -279,6 +279,7 @@ class AmqpChannel:
         self.consumers[tag] = subscription
         if not nowait:
             self.reply("basic.consume-ok", tag)
+            connection.gap.begin(len(connection.out))
 
     def cancel(self, tag: str, nowait: bool) -> None:
         """End a consumer; what it has not settled stays on the channel."""

@@ -19,6 +19,7 @@ from broker.errors import (
 from broker.session import amqp_handshake
 from broker.session.amqp_deadlines import Deadlines
 from broker.session.amqp_dispatch import execute, refuse_unopened
+from broker.session.amqp_gap import Gap
 from broker.session.amqp_handshake import State
 from broker.session.amqp_limits import AmqpLimits
 from broker.session.amqp_promises import Promises
@@ -80,6 +81,7 @@ class AmqpConnection:
         "channels_max",
         "client_properties",
         "frame_bytes_max",
+        "gap",
         "identity",
         "is_awake",
         "is_closing",
@@ -128,6 +130,7 @@ class AmqpConnection:
         self.acknowledged: list[Delivery] = []
         self.unfit: list[tuple[list[Delivery], bool]] = []
         self.publishing: Publishing | None = None
+        self.gap = Gap()
         self._wake = wake
         self.is_loopback = is_loopback
         self.is_writable = True
@@ -238,8 +241,13 @@ class AmqpConnection:
     def output(self) -> list[bytes]:
         """Hand over what is to be written."""
         out = self.out
-        if out:
+        if self.gap.is_open and self.state is State.OPEN:
+            out, self.out = self.gap.cut(out)
+            if self.gap.is_open:
+                self.rouse()
+        elif out:
             self.out = []
+        if out:
             self._deadlines.heartbeat.sent(self.broker.clock.now())
         return out
 

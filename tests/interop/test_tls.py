@@ -17,6 +17,10 @@ import pytest
 
 from agents.config import BrokerSettings, TlsSettings
 from agents.transport import Outgoing, Transport
+from broker.session.amqp_connection import PROTOCOL_HEADER
+from broker.wire.amqp import methods
+from broker.wire.amqp.frames import method_frame
+from tests.support.amqp import published
 from tests.support.secure import SecureBroker
 from tests.support.site import ROOT
 
@@ -445,3 +449,45 @@ key = "{made.key}"
     finally:
         process.terminate()
         process.wait(WAIT)
+
+
+def test_a_delivery_is_no_part_of_the_record_of_consume_ok(broker):
+    """Else a client that polls its socket does not see it (py-amqp, and so Celery): no poll looks into its TLS library."""
+    context = broker.certificates.context("named")
+    raw = socket.create_connection(("127.0.0.1", broker.secure_port("amqp")), WAIT)
+    with context.wrap_socket(raw, server_hostname="localhost") as peer:
+
+        def read_until(name):
+            read = b""
+            while methods.METHODS[name].code not in read:
+                piece = peer.recv(1)
+                assert piece
+                read += piece
+            while read[-1:] != b"\xce":
+                read += peer.recv(1)
+
+        def send(channel, name, *fields):
+            peer.sendall(method_frame(channel, methods.encode(name, *fields)))
+
+        peer.sendall(PROTOCOL_HEADER)
+        send(0, "connection.start-ok", {}, "EXTERNAL", b"", "en_US")
+        read_until("connection.tune")
+        send(0, "connection.tune-ok", 2047, 131072, 0)
+        send(0, "connection.open", "/", "", False)
+        send(1, "channel.open", "")
+        for number in range(5):
+            # Answered once the message is there: the consumer gets it in the turn of its consume-ok.
+            peer.sendall(published("records", b"x"))
+            send(1, "queue.declare", 0, "records", False, False, False, False, False, {})
+            peer.sendall(published("records", b"x"))
+            send(1, "queue.declare", 0, "records", True, False, False, False, False, {})
+            for _ in range(2):
+                read_until("queue.declare-ok")
+            send(1, "basic.consume", 0, "records", f"c{number}", False, False, False, False, {})
+            read_until("basic.consume-ok")
+            assert peer.pending() == 0
+            read_until("basic.deliver")
+            send(1, "basic.cancel", f"c{number}", False)
+            read_until("basic.cancel-ok")
+        send(1, "queue.delete", 0, "records", False, False, False)
+        read_until("queue.delete-ok")
