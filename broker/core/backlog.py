@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from broker.core.delivery import Delivery
+from broker.core.lane import LOAD_FIRST
 from broker.core.message import Message
 from store.interface import CHANGE_REQUEUE, StoreError
 
@@ -22,6 +23,9 @@ LOOK_BYTES: Final = 8 << 20
 """Bodies read at once to be looked at or counted, not kept."""
 LOAD_MIN: Final = 2
 """Messages read at once at the least."""
+LOAD_MAX: Final = 1 << 20
+LOAD_GROWTH: Final = 4
+"""By how much each read of a backlog is larger than the one before, up to the window's share."""
 
 Row = tuple[int, "StoredMessage", int]
 """What the store has at a position: the position, the message, how often it was delivered."""
@@ -43,7 +47,10 @@ def load(queue: Queue, lane: Lane) -> bool:
     broker = queue.broker
     broker.memory.resident[queue] = None
     window = broker.memory.window_of(queue)
-    count_max, bytes_max = max(LOAD_MIN, window.count // 4), window.bytes // 4
+    # A window of messages that lie one by one on a slow disk takes long: the first message should not wait for it.
+    count_max = min(lane.load_count, max(LOAD_MIN, window.count // 4))
+    bytes_max = window.bytes // 4
+    lane.load_count = min(lane.load_count * LOAD_GROWTH, LOAD_MAX)
     rows: list[Row] | None = []
     while not rows:
         rows = read(queue, lane, lane.paged_from, count_max, bytes_max)
@@ -75,7 +82,9 @@ def load(queue: Queue, lane: Lane) -> bool:
     read_bytes = body_bytes if lane.is_exact else sum([row[1].size for row in rows])
     lane.paged_count = max(0, lane.paged_count - len(rows))
     lane.paged_bytes = max(0, lane.paged_bytes - read_bytes) if lane.paged_count else 0
-    lane.has_gaps = lane.has_gaps and lane.paged_count > 0
+    if not lane.paged_count:
+        lane.has_gaps = False
+        lane.load_count = LOAD_FIRST
     return True
 
 

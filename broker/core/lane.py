@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final, final
 if TYPE_CHECKING:
     from broker.core.delivery import Delivery
 
+LOAD_FIRST: Final = 16
+"""Messages that the first read of a backlog asks for."""
 _FEW: Final = 8
 """Fewer messages than this are put back one by one."""
 
@@ -35,6 +37,7 @@ class Lane:
         "held",
         "horizon",
         "is_exact",
+        "load_count",
         "next",
         "number",
         "paged_bytes",
@@ -58,6 +61,7 @@ class Lane:
         self.paged_count = 0
         self.paged_bytes = 0
         self.is_exact = True
+        self.load_count = LOAD_FIRST
         self.paged_from = 0
 
     def insert(self, returned: list[Delivery]) -> None:

@@ -202,3 +202,32 @@ def test_time_to_live_of_zero_reaches_who_waits() -> None:
     core.turn()
     assert sink.bodies() == [b"now"]
     assert subscription.unsettled == 0
+
+
+def test_a_backlog_is_read_in_growing_parts():
+    core = Core(CoreLimits(window_bytes=1 << 20, window_count=400))
+    core.vhost.declare_queue("q", durable=True)
+    for number in range(1000):
+        core.publish("", "q", b"%d" % number, delivery_mode=2)
+    core.turn()
+    asked = []
+
+    class Watched:
+        def __init__(self, store):
+            self.store = store
+
+        def __getattr__(self, name):
+            return getattr(self.store, name)
+
+        def read(self, lane, first, count_max, bytes_max):
+            asked.append(count_max)
+            return self.store.read(lane, first, count_max, bytes_max)
+
+    core.store = core.broker.store = Watched(core.store)
+    _, sink = core.subscribe("q")
+    core.turn()
+    assert sink.bodies() == [b"%d" % number for number in range(1000)]
+    assert asked[:4] == [16, 64, 100, 100]
+    core.publish("", "q", b"last", delivery_mode=2)
+    core.turn()
+    assert core.vhost.queues["q"].lane.load_count == 16, "the next backlog begins anew"
