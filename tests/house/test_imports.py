@@ -21,6 +21,7 @@ RANKS = {
     "broker.management": 3,
     "broker.config": 4,
     "broker.link_config": 4,
+    "broker.sections": 4,
     "broker.server": 4,
     "broker.up": 4,
     "broker.cli": 4,

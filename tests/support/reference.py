@@ -15,8 +15,8 @@ import click
 import msgspec
 
 from agents import config as agents_config
-from broker import config as broker_config
 from broker.cli import gridmsg
+from broker.sections import SECTIONS as BROKER_SECTIONS
 from broker.settings import Key, declared_keys
 from tests.support.source import ROOT
 
@@ -98,7 +98,7 @@ def _paragraphs(text: str) -> str:
 def section_tables() -> str:
     """The tables of docs/configuration.md."""
     lines: list[str] = []
-    sections = {**broker_config.SECTIONS, **AGENT_SECTIONS}
+    sections = {**BROKER_SECTIONS, **AGENT_SECTIONS}
     for name, kind in sections.items():
         title = f"[[{name}]]" if name in ROWS else f"[{name}]"
         lines += [

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import LimitsSection, Listener
+from broker.config import Listener
+from broker.sections import LimitsSection
 from broker.net.tls_files import TlsFiles
 from broker.server import warn_of_clear_text
 
