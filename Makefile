@@ -31,6 +31,7 @@ check: .venv/.developer lint
 slow: .venv/.developer
 	GRIDMSG_SLOW=1 GRIDMSG_CRASH_ROUNDS=20 GRIDMSG_KILL_ROUNDS=100 GRIDMSG_FAILOVERS=200 GRIDMSG_FULL_SECONDS=10 \
 	GRIDMSG_LEASE_SEEDS=20000 GRIDMSG_CRASH_SEEDS=0:36000 GRIDMSG_FLIP_STRIDE=1 GRIDMSG_FOREIGN_CUTS=100 $(BIN)/python -m pytest -q -p no:randomly tests/crash tests/sim tests/property/test_store_flip.py \
+	    tests/property/test_queue_rules_off.py \
 	    tests/e2e/test_summaries.py tests/interop/test_replay_site.py tests/interop/test_rabbitmq_site.py tests/interop/test_failover_clients.py \
 	    tests/interop/test_lab_run.py tests/interop/test_foreign_chaos.py
 

@@ -7,18 +7,15 @@ fails here: then this table is to be brought up to date.  GRIDMSG_RULES_SEEDS se
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.site import ROOT
+from tests.support.rules_off import Off, check_noticed, copied, run
 
 pytestmark = pytest.mark.slow
 SEEDS = os.environ.get("GRIDMSG_RULES_SEEDS", "1500")
+ENVIRONMENT = {"GRIDMSG_LEASE_SEEDS": SEEDS, "GRIDMSG_TAKEOVER_SEEDS": SEEDS}
 COPIED = ("store", "broker", "tests/support", "tests/sim", "tests/suites", "tests/unit/store")
 HELD, DIRECTORY, HOST, WATCH, PAST = (
     f"tests/unit/store/test_lease_{one}.py"
@@ -27,17 +24,6 @@ HELD, DIRECTORY, HOST, WATCH, PAST = (
 TRAPS = "tests/unit/store/test_lease_traps.py"
 LEASES = ("tests/sim/test_lease.py", "one_owner")
 TAKEOVERS = ("tests/sim/test_takeover.py", "take_over")
-
-
-@dataclass(frozen=True)
-class Off:
-    """A rule, where it is, what stands there without it, and who must notice: a file of tests and words of their names."""
-
-    name: str
-    path: str
-    rule: str
-    without: str
-    noticed_by: tuple[str, str]
 
 
 CHECK_SYNCED = """                self._unsynced.append(batch.segment)
@@ -286,47 +272,15 @@ RULES_OFF = (
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("tree")
-    for one in COPIED:
-        shutil.copytree(ROOT / one, made / one, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", made)
-    return made
-
-
-def run(tree: Path, noticed_by: tuple[str, str]) -> subprocess.CompletedProcess[str]:
-    path, words = noticed_by
-    command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:randomly"]
-    return subprocess.run(  # noqa: S603
-        [*command, "-p", "no:cacheprovider", path, "-k", words],
-        cwd=tree,
-        env={**os.environ, "GRIDMSG_LEASE_SEEDS": SEEDS, "GRIDMSG_TAKEOVER_SEEDS": SEEDS},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return copied(tmp_path_factory.mktemp("tree"), COPIED)
 
 
 @pytest.mark.parametrize("off", RULES_OFF, ids=lambda off: off.name)
 def test_without_the_rule_somebody_notices(tree, off):
-    path = tree / off.path
-    source = path.read_text()
-    assert source.count(off.rule) == 1, f"{off.path} has changed: {off.rule!r}"
-    path.write_text(source.replace(off.rule, off.without))
-    try:
-        done = run(tree, off.noticed_by)
-    finally:
-        path.write_text(source)
-    assert done.returncode == 1, f"nobody noticed: {done.stdout[-1500:]}{done.stderr[-500:]}"
-    print(f"{off.name}: {told(done.stdout)}")
-
-
-def told(output: str) -> str:
-    """The line that says what failed."""
-    lines = [line for line in output.splitlines() if line.startswith(("E  ", "FAILED"))]
-    return lines[0][:150] if lines else output[-150:]
+    check_noticed(tree, off, ENVIRONMENT)
 
 
 @pytest.mark.parametrize("noticed_by", sorted({off.noticed_by for off in RULES_OFF}))
 def test_with_every_rule_nobody_complains(tree, noticed_by):
-    done = run(tree, noticed_by)
+    done = run(tree, noticed_by, ENVIRONMENT)
     assert done.returncode == 0, done.stdout[-1500:]
