@@ -8,6 +8,7 @@ is started here; ActiveMQ and Artemis as tests/interop/test_foreign_links.py say
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import threading
@@ -46,6 +47,7 @@ class Publisher(threading.Thread):
         self.is_stopped = False
 
     def run(self) -> None:
+        logging.getLogger("pika").setLevel(logging.CRITICAL)
         while not self.is_stopped:
             with contextlib.suppress(pika.exceptions.AMQPError, OSError):
                 self._publish()
