@@ -257,7 +257,7 @@ class AuthSection(Section, frozen=True, kw_only=True):
         Count,
         Meta(
             description="Connections of one address (IPv6: network of 64 bits) that have not logged in, over all "
-            "listeners."
+            "listeners; from this machine ten times as many."
         ),
     ] = 1000
 

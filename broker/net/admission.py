@@ -96,7 +96,7 @@ class AdmittedFactory(Factory):
         peer = f"{host}:{addr.port}" if host else ""
         if peer and not strangers.come(peer):
             why = "of there without a login, its bound ([auth] max-strangers)"
-            return self._refuse(addr, strangers.count_max, why)
+            return self._refuse(addr, strangers.bound(peer), why)
         made: Any = self._wrapped.buildProtocol(addr)
         if made is None:
             strangers.go(peer)

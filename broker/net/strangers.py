@@ -1,18 +1,21 @@
 """Connections that have not logged in, counted by where they come from, over all listeners.
 
 Invariant: one source (an address; of IPv6 a network of 64 bits) never holds more than `count_max` of them, so that one machine cannot take
-the places of all others by connecting and saying nothing.  A login ends the count, and so does the end of the connection.
+the places of all others by connecting and saying nothing; this machine itself may hold LOOPBACK_TIMES as many, since a proxy on it stands
+for many.  A login ends the count, and so does the end of the connection.
 Looked at when a connection comes, logs in and goes, never in between.
 Tests: tests/unit/broker/net/test_strangers.py, tests/unit/broker/net/test_admission.py, tests/interop/test_attacks.py.
 """
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 from broker.session.guesses import source_of
 
-STRANGERS_MAX = 1000
+STRANGERS_MAX: Final = 1000
+LOOPBACK_TIMES: Final = 10
+LOOPBACK: Final = ("127.", "::/64")
 
 
 @final
@@ -31,7 +34,7 @@ class Strangers:
         peers = self._peers.get(source)
         if peers is None:
             self._peers[source] = {peer}
-        elif len(peers) >= self.count_max:
+        elif len(peers) >= self.bound(peer):
             return False
         else:
             peers.add(peer)
@@ -45,6 +48,11 @@ class Strangers:
             peers.discard(peer)
             if not peers:
                 del self._peers[source]
+
+    def bound(self, peer: str) -> int:
+        """How many there may be from where this one comes from."""
+        is_loopback = source_of(peer).startswith(LOOPBACK)
+        return self.count_max * LOOPBACK_TIMES if is_loopback else self.count_max
 
     def count(self, peer: str) -> int:
         """How many there are from where this one comes from."""

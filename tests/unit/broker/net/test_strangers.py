@@ -23,6 +23,12 @@ def test_an_ipv6_network_is_one_source():
     assert strangers.come("2001:db8:0:1::1:1")
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_proxy_on_this_machine_may_stand_for_many(host):
+    strangers = Strangers(2)
+    assert [strangers.come(f"{host}:{port}") for port in range(21)] == [True] * 20 + [False]
+
+
 def test_going_twice_is_once_and_leaves_nothing():
     strangers = Strangers(1)
     assert strangers.come("192.0.2.7:1")
