@@ -428,7 +428,7 @@ class Links:
                 credentials = CertificateLogin(subject)
             else:
                 raise AccessRefused("neither a user name nor a client certificate was shown")
-            return self._accounts.authenticate(credentials, is_loopback)
+            return self._accounts.authenticate(credentials, is_loopback, peer)
 
         return authenticate
 

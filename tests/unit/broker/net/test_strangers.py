@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.net.links import Links
 from broker.net.strangers import STRANGERS_MAX, Strangers
 from broker.session.auth import Accounts
 from broker.session.sasl import PasswordLogin
@@ -53,3 +54,13 @@ def test_a_login_makes_a_stranger_known_and_a_refused_one_does_not(password, is_
     assert strangers.come("127.0.0.1:1")
     accounts.authenticate(PasswordLogin("guest", password), True, "127.0.0.1:1")
     assert strangers.count("127.0.0.1:1") == (0 if is_known else 1)
+
+
+def test_a_link_that_logs_in_is_no_stranger_and_its_guesses_have_an_address():
+    accounts, strangers = Accounts.guest_only(), Strangers(1)
+    accounts.on_entered = strangers.go
+    links = Links.__new__(Links)
+    links._accounts = accounts
+    assert strangers.come("127.0.0.1:1")
+    assert links._authenticator("127.0.0.1:1")("guest", "guest", None).is_settled
+    assert strangers.count("127.0.0.1:1") == 0
