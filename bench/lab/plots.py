@@ -16,6 +16,10 @@ from bench.lab.series import rates
 WIDTH, HEIGHT = 9.5, 3.2
 PLACE: Final = (0.09, 0.15, 0.66, 0.80)
 """Of the axes in the picture: left, bottom, width, height; the legend is to the right."""
+PLACE_ALONE: Final = (0.09, 0.15, 0.89, 0.80)
+"""Without a legend."""
+NAMED_LARGE_MAX, NAMED_MAX = 12, 26
+"""So many lines are named in letters of the usual and of the smallest size."""
 DPI: Final = 100
 BAD: Final = "#b03030"
 GOOD: Final = "#30803a"
@@ -34,6 +38,7 @@ DASHED: Final = ("confirmed", "p99")
 def plots(result: dict[str, Any]) -> dict[str, bytes]:
     """Draw all that there is something for: title → PNG."""
     try:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         return {}
@@ -43,7 +48,9 @@ def plots(result: dict[str, Any]) -> dict[str, bytes]:
         if not shown:
             continue
         figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
-        axes = figure.add_axes(PLACE)
+        axes = figure.add_axes(PLACE if len(shown) <= NAMED_MAX else PLACE_ALONE)
+        palette = colormaps["tab10" if len(shown) <= 10 else "tab20"]
+        axes.set_prop_cycle(color=[palette(number) for number in range(palette.N)])
         for name, times, values in shown:
             style = "--" if name.startswith(DASHED) else "-"
             axes.plot(times, values, style, label=name, linewidth=1.1)
@@ -52,8 +59,11 @@ def plots(result: dict[str, Any]) -> dict[str, bytes]:
         axes.set_xlabel("seconds since publishing began")
         axes.set_ylabel(unit)
         axes.grid(visible=True, alpha=0.3)
-        if len(shown) <= 12:
-            axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if len(shown) <= NAMED_MAX:
+            size, spacing = ("x-small", 0.5) if len(shown) <= NAMED_LARGE_MAX else ("xx-small", 0.1)
+            axes.legend(
+                fontsize=size, labelspacing=spacing, loc="center left", bbox_to_anchor=(1.0, 0.5)
+            )
         stream = io.BytesIO()
         figure.savefig(stream, format="png")
         found[title] = stream.getvalue()
