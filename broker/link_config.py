@@ -98,7 +98,8 @@ class LinkSection(Section, frozen=True, kw_only=True):
     compression: Annotated[
         Literal["none", "auto", "always"],
         Meta(
-            description="Compress batches (zlib); auto: while the line is the limit and it helps."
+            description="Compress batches, by zstd where both ends have the package zstandard, else by zlib; auto: while the "
+            "line is the limit and it helps."
         ),
     ] = "none"
     rate: Annotated[Size, Meta(description="Bytes a second sent, at most; 0: no bound.")] = 0

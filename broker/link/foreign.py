@@ -166,6 +166,7 @@ class ForeignSession(LinkEnd[Arrivals]):
         self.peer_id = foreign_id(settings.name)
         self.token = b""
         self.strands: list[object] = []
+        self.compression = "none"
         self._out: list[bytes] = []
         self._said_at = self._began_at
         self.heartbeat_seconds = settings.heartbeat_seconds

@@ -10,7 +10,6 @@ Tests: tests/unit/broker/link/test_frames.py.
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import Any, Final, final
 
 import msgpack
@@ -94,23 +93,6 @@ def unpack(payload: bytes) -> Any:
         return msgpack.unpackb(payload, raw=False, strict_map_key=False)
     except (msgpack.UnpackException, ValueError, UnicodeDecodeError) as error:
         raise ProtocolViolation(f"a link's frame makes no sense: {error!r}") from None
-
-
-def squeeze(payload: bytes) -> bytes:
-    """Compress a payload; with zlib's quickest level, which is in Python."""
-    return zlib.compress(payload, 1)
-
-
-def expand(payload: bytes) -> bytes:
-    """Undo `squeeze`; raises ProtocolViolation, also for what grows beyond FRAME_BYTES_MAX."""
-    inflater = zlib.decompressobj()
-    try:
-        raw = inflater.decompress(payload, FRAME_BYTES_MAX)
-    except zlib.error as error:
-        raise ProtocolViolation(f"a packed frame makes no sense: {error}") from None
-    if inflater.unconsumed_tail or not inflater.eof:
-        raise ProtocolViolation("a packed frame is cut off, or larger than a frame may be")
-    return raw
 
 
 @final

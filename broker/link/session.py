@@ -19,9 +19,10 @@ from broker.errors import AccessRefused, BrokerError, ProtocolViolation
 from broker.link import frames
 from broker.link.demand import merged
 from broker.link.end import OUTPUT_BYTES, SILENCE_FACTOR, TEXT_MAX, LinkEnd
-from broker.link.frames import FrameParser, Order, encode, expand, pack, squeeze, unpack
+from broker.link.frames import FrameParser, Order, encode, pack, unpack
 from broker.link.inflow import Inflow
 from broker.link.outflow import Outflow
+from broker.link.packing import Codec, Zlib, choose_codec, known_codecs, make_codec
 from broker.link.ports import LINK_TAGS
 from broker.link.streams import accept, describe_open, open_near
 
@@ -71,6 +72,8 @@ class LinkSession(LinkEnd[Inflow]):
         self.identity: Identity | None = None
         self.strands: list[Strand] = []
         self.packing = "none"
+        self.codec_name = "zlib"
+        self._codec: Codec = Zlib()
         self._is_pressed = False
         self._is_worth_packing = True
         self._batch_count = 0
@@ -112,6 +115,7 @@ class LinkSession(LinkEnd[Inflow]):
                 "window": settings.window_bytes,
                 "heartbeat": settings.heartbeat_seconds,
                 "packs": settings.compression,
+                "codecs": known_codecs(),
             },
         )
         self.packing = settings.compression
@@ -127,6 +131,7 @@ class LinkSession(LinkEnd[Inflow]):
         self.window_bytes = min(max(int(said["window"]), 64 << 10), 1 << 30)
         self._heartbeat_seconds = min(max(float(said["heartbeat"]), 0.1), 3600.0)
         self.packing = _text_of(said, "packs")
+        self._set_codec(choose_codec(said.get("codecs")))
         if self.peer_id == self.table.id:
             raise ProtocolViolation("a link to oneself: the two brokers have the same store id")
         assert self._authenticate is not None, "the accepting end knows accounts"
@@ -158,7 +163,10 @@ class LinkSession(LinkEnd[Inflow]):
         if not any(tag in LINK_TAGS for tag in identity.tags):
             raise AccessRefused(f"user '{identity.name}' may not open links: it lacks the tag link")
         self.identity = identity
-        self.send(frames.WELCOME, {"id": self.table.id, "name": self.table.name})
+        self.send(
+            frames.WELCOME,
+            {"id": self.table.id, "name": self.table.name, "codec": self.codec_name},
+        )
         self._come_up()
 
     def _welcome(self, said: dict[str, Any]) -> None:
@@ -169,6 +177,7 @@ class LinkSession(LinkEnd[Inflow]):
         self.peer_name = _text_of(said, "name")
         if self.peer_id == self.table.id:
             raise ProtocolViolation("a link to oneself: the far side has the same store id")
+        self._set_codec(said["codec"])
         self._come_up()
         assert self.settings is not None, "the dialing end has settings"
         for number, stream in enumerate(self.settings.streams):
@@ -183,6 +192,15 @@ class LinkSession(LinkEnd[Inflow]):
                 flow.start()
             else:
                 self.inflows[number] = flow
+
+    @property
+    def compression(self) -> str:
+        """How batches are compressed, where they are."""
+        return "none" if self.packing == "none" else f"{self.packing}, {self.codec_name}"
+
+    def _set_codec(self, name: Any) -> None:
+        self._codec = make_codec(name)
+        self.codec_name = name
 
     def _come_up(self) -> None:
         self.is_up = True
@@ -228,7 +246,7 @@ class LinkSession(LinkEnd[Inflow]):
         """Take a frame of any of the connections; raises what `receive_data` catches."""
         for kind, _, payload in self._order.take(frame):
             if kind & frames.PACKED:
-                payload = expand(payload)
+                payload = self._codec.expand(payload)
             self._frame(kind & ~frames.PACKED, unpack(payload))
 
     def _frame(self, kind: int, said: Any) -> None:
@@ -409,7 +427,7 @@ class LinkSession(LinkEnd[Inflow]):
             return kind, payload
         if is_auto and not self._is_worth_packing and self._batch_count % TRY_AGAIN_BATCHES:
             return kind, payload
-        packed = squeeze(payload)
+        packed = self._codec.squeeze(payload)
         self._is_worth_packing = len(packed) * 3 < len(payload) * 2
         self._is_pressed = False
         return (kind | frames.PACKED, packed) if len(packed) < len(payload) else (kind, payload)

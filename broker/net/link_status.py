@@ -105,6 +105,7 @@ def _session(
         "up_since_ms": session.up_at_ms,
         "round_trip_ms": session.round_trip_ms,
         "connections": 1 + len(session.strands),
+        "compression": session.compression,
         "sent_rate": session.sent_rate,
         "received_rate": session.received_rate,
         "received_bytes": session.received_bytes,

@@ -8,7 +8,7 @@ import pytest
 
 from broker.errors import ProtocolViolation
 from broker.link import frames
-from broker.link.frames import FrameParser, Order, encode, expand, pack, squeeze, unpack
+from broker.link.frames import FrameParser, Order, encode, unpack
 
 
 def test_frames_do_not_depend_on_how_the_bytes_were_cut():
@@ -67,18 +67,6 @@ def test_what_waits_for_another_connection_is_bounded(monkeypatch):
     order.take((7, 1, bytes(90)))
     with pytest.raises(ProtocolViolation, match="too many"):
         order.take((7, 2, bytes(20)))
-
-
-def test_packed_payloads(monkeypatch):
-    payload = pack([1, "text", b"bytes" * 100])
-    assert expand(squeeze(payload)) == payload
-    with pytest.raises(ProtocolViolation, match="cut off"):
-        expand(squeeze(payload)[:-4])
-    with pytest.raises(ProtocolViolation, match="no sense"):
-        expand(b"nothing that was packed")
-    monkeypatch.setattr(frames, "FRAME_BYTES_MAX", 50)
-    with pytest.raises(ProtocolViolation, match="larger"):
-        expand(squeeze(payload))
 
 
 def test_senseless_payloads():

@@ -9,6 +9,7 @@ import pytest
 from broker.errors import AccessRefused
 from broker.link import frames
 from broker.link.frames import OPENING, FrameParser, encode, pack, unpack
+from broker.link.packing import Zlib
 from broker.link.ports import Login
 from broker.link.session import LinkSession
 from broker.link.settings import LinkSettings, Stream
@@ -92,7 +93,7 @@ def refusal(got: list[tuple[int, Any]]) -> str:
 def test_a_greeting_is_answered(node):
     got = Peer(node).hello()
     assert [kind for kind, _ in got] == [frames.WELCOME, frames.PING]
-    assert got[0][1] == {"id": node.table.id, "name": "near"}
+    assert got[0][1] == {"id": node.table.id, "name": "near", "codec": "zlib"}
 
 
 @pytest.mark.parametrize(
@@ -434,7 +435,7 @@ def test_batches_are_packed_where_it_helps(mode, is_pressed):
     is_packed = bool(raw[4] & frames.PACKED)
     assert is_packed == (mode == "always" or (mode == "auto" and is_pressed))
     (frame,) = FrameParser(1 << 20).feed(raw)
-    assert (frames.expand(frame[2]) if is_packed else frame[2]) == payload
+    assert (Zlib().expand(frame[2]) if is_packed else frame[2]) == payload
 
 
 def test_settings_keep_the_password_to_themselves():

@@ -1,0 +1,98 @@
+"""Compression of a link's batches: zstd where both ends have it, else zlib, which is in Python.
+
+zstd is the optional package `zstandard` (`pip install gridmsg[zstd]`).  The dialing end says what it has, the accepting one chooses.
+A payload grows to FRAME_BYTES_MAX at most, whatever it claims.  Tests: tests/unit/broker/link/test_packing.py.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from typing import Any, Final, Protocol, final
+
+from broker.errors import ProtocolViolation
+from broker.link.frames import FRAME_BYTES_MAX
+
+try:
+    import zstandard
+except ImportError:
+    zstandard = None  # type: ignore[assignment]
+
+CUT_OFF: Final = "a packed frame is cut off, or larger than a frame may be"
+
+
+class Codec(Protocol):
+    """A way to compress."""
+
+    @abstractmethod
+    def squeeze(self, payload: bytes) -> bytes:
+        """Compress a payload."""
+
+    @abstractmethod
+    def expand(self, payload: bytes) -> bytes:
+        """Undo `squeeze`; raises ProtocolViolation, also for what grows beyond FRAME_BYTES_MAX."""
+
+
+@final
+class Zlib:
+    """Its quickest level."""
+
+    def squeeze(self, payload: bytes) -> bytes:
+        """Compress a payload."""
+        return zlib.compress(payload, 1)
+
+    def expand(self, payload: bytes) -> bytes:
+        """Undo `squeeze`; raises ProtocolViolation."""
+        inflater = zlib.decompressobj()
+        try:
+            raw = inflater.decompress(payload, FRAME_BYTES_MAX)
+        except zlib.error as error:
+            raise ProtocolViolation(f"a packed frame makes no sense: {error}") from None
+        if inflater.unconsumed_tail or inflater.unused_data or not inflater.eof:
+            raise ProtocolViolation(CUT_OFF)
+        return raw
+
+
+@final
+class Zstd:
+    """Level 1."""
+
+    def __init__(self) -> None:
+        self._compressor: Any = zstandard.ZstdCompressor(level=1)
+        self._decompressor: Any = zstandard.ZstdDecompressor(max_window_size=FRAME_BYTES_MAX)
+
+    def squeeze(self, payload: bytes) -> bytes:
+        """Compress a payload."""
+        packed: bytes = self._compressor.compress(payload)
+        return packed
+
+    def expand(self, payload: bytes) -> bytes:
+        """Undo `squeeze`; raises ProtocolViolation."""
+        try:
+            # What it claims is allocated before it is read.
+            size_bytes = zstandard.frame_content_size(payload)
+            if not 0 <= size_bytes <= FRAME_BYTES_MAX:
+                raise ProtocolViolation(CUT_OFF)
+            raw: bytes = self._decompressor.decompress(payload, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise ProtocolViolation(f"a packed frame makes no sense: {error}") from None
+        return raw
+
+
+def known_codecs() -> list[str]:
+    """What this end can, the best first."""
+    return ["zstd", "zlib"] if zstandard is not None else ["zlib"]
+
+
+def choose_codec(offered: object) -> str:
+    """The best that both ends can; everybody can zlib."""
+    return next(
+        (one for one in known_codecs() if isinstance(offered, list) and one in offered), "zlib"
+    )
+
+
+def make_codec(name: object) -> Codec:
+    """The codec of a name; raises ProtocolViolation for one that this end did not offer."""
+    if name not in known_codecs():
+        raise ProtocolViolation(f"compression by {str(name)[:50]!r}, which was not offered")
+    return Zstd() if name == "zstd" else Zlib()
