@@ -14,9 +14,9 @@ from typing import Any, Final
 from bench.lab.series import rates
 
 WIDTH, HEIGHT = 9.5, 3.2
-PLACE: Final = (0.09, 0.15, 0.66, 0.80)
+PLACE: Final = (0.115, 0.15, 0.635, 0.80)
 """Of the axes in the picture: left, bottom, width, height; the legend is to the right."""
-PLACE_ALONE: Final = (0.09, 0.15, 0.89, 0.80)
+PLACE_ALONE: Final = (0.115, 0.15, 0.865, 0.80)
 """Without a legend."""
 NAMED_LARGE_MAX, NAMED_MAX = 12, 26
 """So many lines are named in letters of the usual and of the smallest size."""
