@@ -9,7 +9,7 @@ A cursor also names the *claim* under which the sender gave the position: a rand
 sender keeps the claims of each linked queue with the positions at which they began (`History`); a cursor whose claim and position are not
 on it means that the store was replaced by a copy, and a new stream begins.
 
-Definitions: `["cursor", store id, lane]`, `["linked-queue", vhost, queue]`.  Tests: tests/unit/broker/link/test_cursor.py.
+Definitions: `["cursor", store id, lane]`; histories are in those of linked.py.  Tests: tests/unit/broker/link/test_cursor.py.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Cursor:
 
 @final
 class CursorTable:
-    """All cursors of a broker."""
+    """All cursors of a broker.  Bounded: the one that was silent longest is forgotten first."""
 
     __slots__ = ("_cursors",)
 
@@ -92,16 +92,13 @@ class CursorTable:
     def write(self, cursor: Cursor, define: Define) -> None:
         """Put a cursor into the turn's unit, with the messages that it counts."""
         define(cursor.key, cursor.definition())
+        # Last used last.
+        self._cursors.pop(cursor.key, None)
+        self._cursors[cursor.key] = cursor
         if len(self._cursors) > CURSORS_MAX:
             oldest = next(iter(self._cursors))
-            if oldest != cursor.key:
-                del self._cursors[oldest]
-                define(oldest, None)
-
-    def forget(self, cursor: Cursor, define: Define) -> None:
-        """The queue is not sent here any more."""
-        if self._cursors.pop(cursor.key, None) is not None:
-            define(cursor.key, None)
+            del self._cursors[oldest]
+            define(oldest, None)
 
 
 @final

@@ -44,7 +44,6 @@ class Inflow(Tally):
         self.vhost_name = vhost
         self.hops_max = hops_max
         self.is_exchange = stream.kind == "exchange"
-        self.last_published_at = 0
         self._cursor: Cursor | None = None
         self._states_cursor = False
         self._statement: tuple[int, list[Any]] | None = None
@@ -111,8 +110,6 @@ class Inflow(Tally):
                 self.behind = max(self.behind, session.table.origins.take_behind())
                 session.table.origins.flush(define)
             session.table.cursors.write(cursor, define)
-        if rows:
-            self.last_published_at = rows[-1][7]
 
     def _take_shared(
         self, vhost: Vhost, cursor: Cursor, rows: list[Any], touched: list[int]

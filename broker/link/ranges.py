@@ -39,11 +39,6 @@ class Ranges:
         for start, end in zip(self._starts, self._ends, strict=True):
             yield from range(start, end)
 
-    @property
-    def run_count(self) -> int:
-        """How many runs it is made of."""
-        return len(self._starts)
-
     def add(self, first: int, end: int) -> None:
         """Add [first, end)."""
         starts, ends = self._starts, self._ends

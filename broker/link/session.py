@@ -42,7 +42,6 @@ LOGIN_SECONDS: Final = 10.0
 TLS_ALERT: Final = b"\x15\x03"
 """What a TLS listener answers to bytes in the clear begins so."""
 STREAMS_MAX: Final = 1000
-STRANDS_MAX: Final = 16
 
 
 @final

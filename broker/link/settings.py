@@ -6,7 +6,7 @@ Tests: tests/unit/broker/test_link_config.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import Literal, final
 
 StreamKind = Literal["exchange", "queue"]
 
@@ -73,4 +73,3 @@ class LinkSettings:
     retry_seconds: float = 1.0
     retry_seconds_max: float = 60.0
     origin: Literal["configuration", "store"] = "configuration"
-    details: dict[str, Any] = field(default_factory=dict)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from broker.link import demand
 from broker.link.cursor import CursorTable
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from broker.link.settings import Stream
 
 log = logging.getLogger(__name__)
+
+STRANDS_MAX: Final = 16
+"""Further connections of one link."""
 
 
 @final
@@ -197,10 +200,11 @@ class LinkTable:
             del self.sessions[key]
 
     def find_session(self, token: bytes) -> LinkSession | None:
-        """The accepted session that another connection wants to join."""
+        """The accepted session that another connection wants to join; None also if it has as many as it may."""
         for session in self.sessions.values():
             if session.token == token and not session.is_dialer and not session.is_closing:
-                return cast("LinkSession", session)
+                is_full = len(session.strands) >= STRANDS_MAX
+                return None if is_full else cast("LinkSession", session)
         return None
 
     def look(self) -> None:

@@ -180,10 +180,6 @@ class OriginTable:
             for piece in self._windows.pop(store_id).pieces:
                 define(_key(store_id, piece), None)
 
-    def spans(self) -> dict[str, int]:
-        """Highest sequence by origin."""
-        return {store_id.hex(): window.highest for store_id, window in self._windows.items()}
-
     def describe(self) -> dict[str, int]:
         """What is remembered, what it takes in memory and the bounds of both, for status and metrics."""
         pieces = sum(len(window.pieces) for window in self._windows.values())

@@ -178,8 +178,8 @@ def test_4_older_than_the_window_is_applied_and_marked(monkeypatch: Patch, verdi
     # Meanwhile ten thousand others of the same origin came by a quicker path.
     run(world, lambda: bool(a.vhost.queues[buffer_of(a)].depth) or bool(b.bodies("sink")))
     world.settle()
-    opening = next(iter(b.table.origins.spans()))
-    b.table.origins.apply(bytes.fromhex(opening), 20_000)
+    opening = next(iter(b.table.origins._windows))
+    b.table.origins.apply(opening, 20_000)
     a.publish("ex", "k", b"m1")
     world.settle()
     bodies = b.bodies("sink")

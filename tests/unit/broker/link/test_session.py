@@ -13,6 +13,7 @@ from broker.link.packing import Zlib
 from broker.link.ports import Login
 from broker.link.session import LinkSession
 from broker.link.settings import LinkSettings, Stream
+from broker.link.strand import Strand
 from tests.support.link_house import Anyone, Node, World
 
 PULL = Stream("exchange", False, "ex", "ex")
@@ -440,3 +441,12 @@ def test_batches_are_packed_where_it_helps(mode, is_pressed):
 
 def test_settings_keep_the_password_to_themselves():
     assert "secret" not in repr(LinkSettings("x", (), (), password="secret"))  # noqa: S106
+
+
+def test_further_connections_are_bounded(node):
+    peer = Peer(node)
+    peer.hello()
+    assert node.table.find_session(b"t" * 16) is peer.session
+    for _ in range(16):
+        Strand(peer.session, peer.woken.append, is_dialer=False)
+    assert node.table.find_session(b"t" * 16) is None
