@@ -238,8 +238,11 @@ class QueueRules(RuleBasedStateMachine):
             self.model.dead[one.number, "rejected"] += 1
         self.settle_down()
 
-    @rule(is_acknowledged=st.booleans())
-    def get(self, is_acknowledged: bool) -> None:
+    @rule(is_acknowledged=st.booleans(), milliseconds=st.sampled_from([0, 0, 60, 500]))
+    def get(self, is_acknowledged: bool, milliseconds: int) -> None:
+        """Sooner than anybody looks at what has expired meanwhile."""
+        self.core.clock.seconds += milliseconds / 1000
+        self.core.broker.now_ms = self.now_ms
         taken = self.core.vhost.get("q", is_acknowledged)
         one = self.model.take(self.now_ms)
         if one is None:

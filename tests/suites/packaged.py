@@ -222,6 +222,8 @@ class Runner:
         environment = {
             "STD_HOST": "127.0.0.1",
             "STD_PORT": port,
+            "STD_USER": "guest",
+            "STD_PASSWORD": "guest",
             "RABBITMQ_HOST": "127.0.0.1",
             "RABBITMQ_PORT": port,
         }
