@@ -71,7 +71,10 @@ class SubscribeRequest:
 
 
 def durable_name(headers: Headers, destination: str, client_id: str) -> str:
-    """The queue of a durable subscription, the same each time it is asked for; empty if it is not to be durable."""
+    """The queue of a durable subscription, the same each time it is asked for; empty if it is not to be durable.
+
+    Raises StompError.
+    """
     for header in DURABLE_NAME_HEADERS:
         if headers.get(header):
             return _named("name", client_id, headers[header])
@@ -80,7 +83,11 @@ def durable_name(headers: Headers, destination: str, client_id: str) -> str:
     )
     if not is_durable:
         return ""
-    return _named("id", destination, headers.get("id", ""))
+    id = headers.get("id")
+    if id is None:
+        # Only in 1.0: without it all such subscriptions to a topic would share one queue.
+        raise StompError("Missing Header", "Header 'id' is required for durable subscriptions")
+    return _named("id", destination, id)
 
 
 def queue_to_consume(

@@ -130,6 +130,9 @@ def read_name(text: str, vhost: Vhost, profile: Profile = STRICT) -> Name:
             return Name(text, kind, names[0], names[1] if len(names) > 1 else "")
     address = vhost.addresses.match(text)
     if address is None:
+        for prefix, kind in PREFIXES:
+            if text == prefix[:-1]:
+                raise _invalid(kind, "")
         types = ", ".join(sorted(prefix.rstrip("/") for prefix, _ in PREFIXES))
         patterns = ", ".join(vhost.addresses.patterns())
         raise StompError(

@@ -23,6 +23,7 @@ class Profile:
     `keeps_destination`: MESSAGE has the destination that the sender wrote.  `has_slashes`: names of queues and topics may
     contain them.  `has_activemq_names`: `>` at the end of a topic, and virtual topics' queues.  `composites`: which commas part
     destinations: none, those before a prefix, or all.  `delays`: `x-delay` and `AMQ_SCHEDULED_DELAY` work everywhere.
+    `needs_message_only`: an ACK or NACK of 1.1 is found by its `message-id`, whatever its `subscription` says, and 1.0 has NACK.
     """
 
     name: ProfileName
@@ -38,6 +39,7 @@ class Profile:
     has_activemq_names: bool = True
     composites: Composites = "typed"
     delays: bool = True
+    needs_message_only: bool = False
 
 
 STRICT: Final = Profile("strict")
@@ -55,6 +57,7 @@ PROFILES: Final[dict[ProfileName, Profile]] = {
         has_activemq_names=False,
         composites="none",
         delays=False,
+        needs_message_only=True,
     ),
     "activemq": Profile(
         "activemq",

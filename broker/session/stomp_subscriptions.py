@@ -302,7 +302,8 @@ class SubscriptionTable:
 
     def find(self, command: str, headers: Headers) -> tuple[StompSubscription, int] | None:
         """The message that an ACK or NACK names; None for one that needed none and is let pass.  Raises StompError."""
-        if command == "NACK" and self._version == V10:
+        profile = self._limits.profile
+        if command == "NACK" and self._version == V10 and not profile.needs_message_only:
             raise bad_command(command)
         name = "id" if self._version == V12 else "message-id"
         value = headers.get(name)
@@ -312,8 +313,8 @@ class SubscriptionTable:
         subscription = self._by_prefix.get(prefix)
         is_number = digits.isdigit() and digits[0] != _ZERO and len(digits) <= _DIGITS_MAX
         if subscription is None or not is_number:
-            raise _unknown_message(command, headers, self._limits.profile)
-        if self._version == V11:
+            raise _unknown_message(command, headers, profile)
+        if self._version == V11 and not profile.needs_message_only:
             told = headers.get("subscription")
             if told is not None and told != subscription.id:
                 raise StompError(
@@ -322,11 +323,11 @@ class SubscriptionTable:
                 )
         number = int(digits)
         if subscription.ack_mode == "auto":
-            if self._limits.profile.passes_auto_acks and subscription.was_sent(number):
+            if profile.passes_auto_acks and subscription.was_sent(number):
                 return None
-            raise _unknown_message(command, headers, self._limits.profile)
+            raise _unknown_message(command, headers, profile)
         if number not in subscription.unsettled:
-            raise _unknown_message(command, headers, self._limits.profile)
+            raise _unknown_message(command, headers, profile)
         return subscription, number
 
     def flush(self) -> None:
