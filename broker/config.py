@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from broker.core.broker import CoreLimits
 from broker.core.destination import DEFAULT_ADDRESSES, Address
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from broker.session.auth import Accounts
     from broker.session.stomp_connect import StompLimits
     from store.settings import StoreSettings
+
+CALM_SECONDS: Final = 2.0
+"""After a start, how long a checkpoint waits for the first clients to be served."""
 
 DEFAULT_DATA = "data"
 FILE_NAME = "gridmsg.toml"
@@ -135,6 +138,7 @@ class Config:
             batch_messages=self.store.batch_messages,
             checkpoint_bytes=self.store.checkpoint_size,
             checkpoint_records=self.store.checkpoint_records,
+            calm_seconds=CALM_SECONDS,
             cache_bytes=self.store.cache_size,
             sync=self.store.sync,
             sync_interval_seconds=self.store.sync_interval,

@@ -58,6 +58,15 @@ class Pressure:
             or self.debt_epochs >= EPOCHS_MAX
         )
 
+    @property
+    def presses(self) -> bool:
+        """Whether a checkpoint that is due can wait no longer: publishers would, or the next start."""
+        return (
+            self.debt_bytes * 2 >= self._settings.checkpoint_bytes * 3
+            or self.debt_records * 2 >= self._settings.checkpoint_records * 3
+            or self.debt_epochs >= 2 * EPOCHS_MAX
+        )
+
     def wants_look(self, written_bytes: int) -> bool:
         """Whether to look at the free space: always while it is low, else after some writing."""
         if self.is_space_low or written_bytes - self._checked_bytes > SPACE_CHECK_BYTES:

@@ -34,6 +34,8 @@ class StoreSettings:
     """Bodies that wait for the disk; beyond, publishers wait."""
     checkpoint_bytes: int = 32 * MIB
     checkpoint_records: int = 25_000
+    calm_seconds: float = 0.0
+    """After an opening, how long a checkpoint waits unless the debt presses: it would compete with the start."""
     page_extents: int = 1024
     cache_bytes: int = 4 * MIB
     open_segments: int = 64

@@ -41,6 +41,7 @@ class Upkeep:
     """Keeps the journal short and the disk free."""
 
     __slots__ = (
+        "_calm_until",
         "_clock",
         "_compactor",
         "_fail",
@@ -98,6 +99,8 @@ class Upkeep:
         # When a checkpoint found no space, until one does.
         self._refused_at: float | None = None
         self._prepared_at = clock()
+        calm_seconds = settings.calm_seconds
+        self._calm_until: float | None = clock() + calm_seconds if calm_seconds else None
         self._is_preparing = False
         self._compactor: Compactor | None = None
         self._is_reading = False
@@ -123,7 +126,7 @@ class Upkeep:
             self._choose()
         if self._is_checkpointing or self._is_too_soon():
             return False
-        if self._pressure.is_checkpoint_due:
+        if self._pressure.is_checkpoint_due and not self._calm_left_seconds:
             return True
         # Dead segments give space back once two checkpoints have seen them dead.
         return self._pressure.is_space_low and self._has_dead()
@@ -131,6 +134,17 @@ class Upkeep:
     def _is_too_soon(self) -> bool:
         """Whether a checkpoint was refused space a moment ago."""
         return self._refused_at is not None and self._clock() < self._refused_at + RETRY_SECONDS
+
+    @property
+    def _calm_left_seconds(self) -> float:
+        """How long a checkpoint waits for the start to be over."""
+        if self._calm_until is None or self._pressure.presses:
+            return 0.0
+        left_seconds = self._calm_until - self._clock()
+        if left_seconds > 0:
+            return left_seconds
+        self._calm_until = None
+        return 0.0
 
     def _needs_segment(self) -> bool:
         """Whether the next segment is to be made: the current one is half full, or compaction waits for it."""
@@ -155,6 +169,8 @@ class Upkeep:
         """When to be called again though no unit comes."""
         if self._pressure.is_space_low:
             return RETRY_SECONDS
+        if self._pressure.is_checkpoint_due and self._calm_left_seconds:
+            return self._calm_left_seconds
         return IDLE_SECONDS if self._idle_left and self._has_dead() else None
 
     def _look_at_space(self) -> None:
