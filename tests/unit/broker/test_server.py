@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from broker.config import Listener
-from broker.sections import LimitsSection
 from broker.net.tls_files import TlsFiles
+from broker.sections import LimitsSection
 from broker.server import warn_of_clear_text
 
 TLS = TlsFiles(Path("host.pem"), Path("host.key"))
