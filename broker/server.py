@@ -520,6 +520,7 @@ class Server:
                     "peer": connection.peer,
                     "opened_at_ms": connection.opened_at_ms,
                     "protocol": type(connection.session).__name__,
+                    "client_properties": getattr(connection.session, "client_properties", {}),
                     "is_publisher": connection.is_publisher,
                     "state": "closing" if connection.is_closing else "running",
                 }

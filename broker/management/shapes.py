@@ -19,6 +19,9 @@ from broker.wire.properties import Properties
 
 PAYLOAD_BYTES_MAX = 1 << 20
 """The most of one body that is shown."""
+CLIENT_TEXTS = ("connection_name", "product", "version", "platform")
+CLIENT_TEXT_MAX = 255
+"""Characters of a text that a client says of itself."""
 
 
 def plain(value: Any) -> Any:
@@ -192,8 +195,14 @@ def overview(broker: Broker, described: dict[str, Any], version: str) -> dict[st
 
 
 def connection(one: dict[str, Any]) -> dict[str, Any]:
-    """A connection, as /api/connections lists it."""
+    """A connection, as /api/connections lists it; of what an AMQP client says of itself the texts, cut."""
     peer = str(one.get("peer", ""))
+    told = one.get("client_properties", {})
+    texts = {
+        name: told[name][:CLIENT_TEXT_MAX]
+        for name in CLIENT_TEXTS
+        if isinstance(told.get(name), str)
+    }
     host, _, port = peer.rpartition(":")
     return {
         "name": peer,
@@ -203,6 +212,8 @@ def connection(one: dict[str, Any]) -> dict[str, Any]:
         "state": "running",
         "type": "network",
         **one,
+        "client_properties": texts,
+        "user_provided_name": texts.get("connection_name", ""),
     }
 
 

@@ -6,6 +6,7 @@ import base64
 
 import pytest
 
+from broker.management import shapes
 from tests.support.management import Management
 
 
@@ -192,6 +193,14 @@ def test_definitions_hold_what_is_durable(management):
 def test_connections(management):
     (row,) = management.ask("GET", "/api/connections").json
     assert (row["peer_host"], row["peer_port"]) == ("127.0.0.1", 40000)
+
+
+def test_what_a_client_says_of_itself_is_shown_as_texts_and_cut():
+    told = {"connection_name": "n" * 300, "product": b"bytes", "platform": "Go", "other": "x"}
+    row = shapes.connection({"peer": "127.0.0.1:1", "client_properties": told})
+    assert row["client_properties"] == {"connection_name": "n" * 255, "platform": "Go"}
+    assert row["user_provided_name"] == "n" * 255
+    assert shapes.connection({"peer": "127.0.0.1:1"})["client_properties"] == {}
 
 
 def test_a_connection_is_closed_by_its_name(management):
