@@ -23,8 +23,8 @@ WINDOW_BYTES_MIN: Final = 4096
 IDLE_BYTES_MIN: Final = 256
 SHRINK_SHARE: Final = 0.6
 GROW_SHARE: Final = 0.3
-IDLE_SHRINK_SHARE: Final = 0.08
-IDLE_GROW_SHARE: Final = 0.02
+IDLE_SHRINK_SHARE: Final = 0.04
+IDLE_GROW_SHARE: Final = 0.01
 CALM_SHARE: Final = 0.8
 """Parts of the budget: above the first windows shrink, below the second they grow; the same for queues without consumers, by what
 these hold; and below the last an alarm ends."""
