@@ -107,7 +107,7 @@ class Site:
         process.terminate()
         return process.wait(timeout_s)
 
-    def wait_for_port(self, default: int, timeout_s: float = 20) -> None:
+    def wait_for_port(self, default: int, timeout_s: float = 60) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
