@@ -184,7 +184,9 @@ def measure(
     cpu_seconds = broker.cpu_seconds()
     if not messages:
         feeder.send(f"ACK\nid:{headers['ack']}\nreceipt:done\n\n\0".encode())
-        feeder.expect("RECEIPT")
+        # Artemis syncs no acknowledgements: one from before the last kill may come again.
+        while feeder.frame()[0] == "MESSAGE":
+            pass
     feeder.close()
     if killed == "in traffic":
         with traffic(broker, size):
