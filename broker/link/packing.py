@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import zlib
 from abc import abstractmethod
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, Final, Protocol, final
 
 from broker.errors import ProtocolViolation
 from broker.link.frames import FRAME_BYTES_MAX
 
-try:
-    import zstandard
-except ImportError:
-    zstandard = None  # type: ignore[assignment]
+# By name: type checkers need not have it either.
+zstandard: Any = None
+with suppress(ImportError):
+    zstandard = import_module("zstandard")
 
 CUT_OFF: Final = "a packed frame is cut off, or larger than a frame may be"
 

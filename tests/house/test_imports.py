@@ -42,7 +42,6 @@ LIBRARIES = {
     "OpenSSL": ("broker.net", "broker.server", "broker.cli", "agents", "bench", "certs"),
     "cryptography": ("certs",),
     "msgpack": ("store.record", "broker.link", "agents"),
-    "zstandard": ("broker.link",),
     "click": ("broker.cli", "agents.cli", "certs.cli", "bench"),
     "elasticsearch": ("agents.elastic",),
     "stomp": ("agents.session", "bench"),
