@@ -304,7 +304,7 @@ class ForeignSession(LinkEnd[Arrivals]):
             while flows and left > 0 and idle < len(flows):
                 self._turn = (self._turn + 1) % len(flows)
                 number, outflow = flows[self._turn]
-                taken = outflow.take(BATCH_COUNT, BATCH_BYTES)
+                taken = [] if outflow.is_sounding else outflow.take(BATCH_COUNT, BATCH_BYTES)
                 if not taken:
                     idle += 1
                     continue
@@ -312,7 +312,7 @@ class ForeignSession(LinkEnd[Arrivals]):
                 pieces = self._batch(number, outflow, taken)
                 left -= sum([len(one) for one in pieces])
                 made += pieces
-            if any(outflow.has_ready for _, outflow in flows) and self._is_writable:
+            if self._is_writable and any(one.has_ready and not one.is_sounding for _, one in flows):
                 self.wake_up()
         if made:
             self._said_at = self.clock.now()

@@ -195,6 +195,14 @@ class Outflow:
         """Whether a batch could be made now."""
         return bool(self._ready)
 
+    @property
+    def is_sounding(self) -> bool:
+        """Whether the first batch of this connection waits for its answer.
+
+        Only then comes more: on a path that breaks before answers come, all that is in flight would be doubled each time.
+        """
+        return self._foreign_count > 0 and not self.settled_count
+
     def take(self, count_max: int, bytes_max: int) -> list[Delivery]:
         """Hand over what may be sent to a far side that is not one of ours; `settle` or `end` gets it back."""
         ready = self._ready

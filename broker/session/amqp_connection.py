@@ -582,7 +582,8 @@ class AmqpConnection:
 
     def connection_lost(self, reason: str) -> None:
         """The socket is gone."""
-        if self.state not in (State.CLOSED, State.CLOSING):
+        # Before a header it was a look at the port, or another broker's link: no AMQP connection was lost.
+        if self.state not in (State.AWAITING_HEADER, State.CLOSED, State.CLOSING):
             log.info("AMQP connection from %s lost: %s", self.peer, reason)
         self.finish()
         self.out = []
