@@ -383,6 +383,9 @@ def test_an_agent_notices_a_killed_broker_over_tls(tmp_path):
         while first.is_current and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not first.is_current
+        # The line that has it says so once it has tried to connect again.
+        while not transport.last_error_text and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert "connect" in transport.last_error_text
     finally:
         transport.stop()
