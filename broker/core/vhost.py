@@ -83,6 +83,18 @@ class Vhost(Topology):
             return 1 if queues[0].publish(message) else -1
         return self._put(message, queues)
 
+    def only_queue(self, destination: Destination) -> Queue | None:
+        """The queue that takes every message of a destination, whatever happens meanwhile; None: ask `publish` for each.
+
+        For runs: who publishes to it counts the messages himself.  Raises as `publish` does.
+        """
+        queues = destination.queues
+        if destination.version != self.version:
+            queues = self._resolve(destination)
+        if queues is None or len(queues) != 1 or queues[0].is_bounded:
+            return None
+        return queues[0]
+
     def publish_copied(self, message: Message, keys: tuple[str, ...]) -> int:
         """Route a message by several keys at once (CC, BCC), each queue once; else as `publish`."""
         exchange = self._open_exchange(message.exchange)

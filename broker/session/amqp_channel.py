@@ -166,21 +166,34 @@ class AmqpChannel:
                 )
                 self._hold(self._transaction, message, is_mandatory, copies)
             return
-        if self.is_confirming:
+        is_confirming = self.is_confirming
+        if is_confirming:
             connection.promises.confirming[self] = None
-        publish = self.vhost.publish
+        if extras is None and (queue := self.vhost.only_queue(destination)) is not None:
+            connection.broker.metrics.published_count += len(bodies)
+            publish = queue.publish
+            for body in bodies:
+                publish(
+                    Message(
+                        destination, AMQP, header, body, is_persistent, priority, now_ms, expires_at
+                    )
+                )
+            if is_confirming:
+                self.published_seq += len(bodies)
+                self.promised_seq = self.published_seq
+            return
         for body in bodies:
             message = Message(
                 destination, AMQP, header, body, is_persistent, priority, now_ms, expires_at
             )
             reached = (
-                publish(message)
+                self.vhost.publish(message)
                 if extras is None or not extras.is_copied
                 else self.vhost.publish_copied(message, (message.routing_key, *copies))
             )
             if reached < 1:
                 self._not_taken(message, reached, is_mandatory)
-            elif self.is_confirming:
+            elif is_confirming:
                 self.published_seq += 1
                 self.promised_seq = self.published_seq
 

@@ -68,18 +68,25 @@ class Publisher:
         if plan.is_special:
             return self._publish_special(plan, body)
         now_ms = self._broker.now_ms
-        return vhost.publish(
-            Message(
-                plan.destination,
-                STOMP,
-                plan.header,
-                body,
-                plan.is_persistent,
-                plan.priority,
-                now_ms,
-                plan.expires_at(now_ms) if plan.has_expiry else 0,
-            )
+        message = Message(
+            plan.destination,
+            STOMP,
+            plan.header,
+            body,
+            plan.is_persistent,
+            plan.priority,
+            now_ms,
+            plan.expires_at(now_ms) if plan.has_expiry else 0,
         )
+        queue = plan.queue
+        if queue is not None:
+            self._broker.metrics.published_count += 1
+            queue.publish(message)
+            return 1
+        if not plan.is_resolved:
+            plan.is_resolved = True
+            plan.queue = vhost.only_queue(plan.destination)
+        return vhost.publish(message)
 
     def _publish_special(self, plan: SendPlan, body: bytes) -> int:
         """Publish to one or more destinations, now or later; what is refused by one counts before what reached none."""
@@ -116,6 +123,8 @@ class Publisher:
             plan.name, self._vhost, self._identity, plan.headers, self._subscriptions.owner
         )
         plan.version = self._vhost.version
+        plan.is_resolved = False
+        plan.queue = None
 
     def check(self, plan: SendPlan) -> None:
         """Raise whatever `publish` would raise, before anything was published."""

@@ -5,7 +5,7 @@ A publisher repeats its headers, so a session keeps the plans of the blocks it s
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from broker.core.delay import DELAY_MS_MAX
 from broker.core.destination import Destination
@@ -16,6 +16,9 @@ from broker.session.stomp_destinations import Headers, Name, is_true
 from broker.session.stomp_errors import StompError, invalid_header
 from broker.wire.stomp_headers import V10, V12, Pairs, join_block, unescape
 from broker.wire.stomp_properties import HOP_HEADERS, SHORT_STRING_BYTES_MAX
+
+if TYPE_CHECKING:
+    from broker.core.queue import Queue
 
 EXPIRATION_MS_MAX: Final = 0xFFFFFFFF
 """RabbitMQ's bound of a message's time to live, 49 days."""
@@ -30,7 +33,8 @@ class SendPlan:
 
     `version` is that of the vhost's topology for which the destination was last made sure of.  `expiration_ms` is relative
     (-1: none), `expires_at_ms` absolute (0: never).  `delay_ms` is relative, `due_ms` absolute (0: now).  `also`: plans of a
-    composite's further destinations.  `is_special`: it has any of these, or a message group.
+    composite's further destinations.  `is_special`: it has any of these, or a message group.  `queue`: the only one reached, where
+    `Vhost.only_queue` knows it; asked once, when the plan `is_resolved`.
     """
 
     __slots__ = (
@@ -46,9 +50,11 @@ class SendPlan:
         "headers",
         "is_mandatory",
         "is_persistent",
+        "is_resolved",
         "is_special",
         "name",
         "priority",
+        "queue",
         "transaction",
         "version",
     )
@@ -80,6 +86,8 @@ class SendPlan:
         self.delay_ms = self.due_ms = 0
         if delays:
             self._read_delay(headers)
+        self.is_resolved = False
+        self.queue: Queue | None = None
         self.is_special = bool(also or self.has_group or self.delay_ms or self.due_ms)
 
     def _read_delay(self, headers: Headers) -> None:
