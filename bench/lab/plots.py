@@ -44,7 +44,7 @@ def plots(result: dict[str, Any]) -> dict[str, bytes]:
         return {}
     found: dict[str, bytes] = {}
     for title, unit, is_log, lines in _pictures(result):
-        shown = [line for line in lines if line[1] and any(line[2])]
+        shown = [line for line in lines if line[1] and any(one > 0 for one in line[2])]
         if not shown:
             continue
         figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)

@@ -42,6 +42,16 @@ def test_nothing_to_show_is_no_plot():
     assert plots({"channels": {}, "events": [], "series": empty}) == {}
 
 
+def test_a_run_in_which_nothing_arrived_has_plots_of_the_rest():
+    """Latencies are then all missing: no plot of them, and no error."""
+    pytest.importorskip("matplotlib", reason="plots: pip install 'gridmsg[plot]'")
+    silent = {"t": [0.0, 1.0], "arrived": [0.0, 0.0], "p50_ms": [0.0, 0.0], "p99_ms": [0.0, 0.0]}
+    series = {**RESULT["series"], "arrived": {"news@b": silent}}
+    found = plots({**RESULT, "series": series})
+    assert "Rate" in found
+    assert "Latency from when a message was due" not in found
+
+
 def test_a_burst_and_a_thousand_events_leave_the_usual_to_be_seen(tmp_path):
     """The rate's axis is logarithmic above the usual one, and events are marks at the foot."""
     figure = pytest.importorskip("matplotlib.figure", reason="plots: pip install 'gridmsg[plot]'")
