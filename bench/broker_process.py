@@ -63,16 +63,11 @@ class BrokerProcess:
         assert self._process is not None, "the broker was started"
         deadline = time.monotonic() + START_SECONDS_MAX
         port = self.port_of(protocol)
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1.0).close()
-            except OSError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    log = (self.folder / "broker.log").read_text(errors="replace")[-1000:]
-                    raise click.ClickException(f"the broker did not start:\n{log}") from None
-                time.sleep(POLL_SECONDS)
-            else:
-                return
+        while not accepts(port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                log = (self.folder / "broker.log").read_text(errors="replace")[-1000:]
+                raise click.ClickException(f"the broker did not start:\n{log}")
+            time.sleep(POLL_SECONDS)
 
     def kill(self) -> None:
         """`kill -9`, and wait until it is gone."""
@@ -93,9 +88,16 @@ class BrokerProcess:
 
     def memory_bytes(self) -> tuple[int, int]:
         """Resident memory now, and the most there was."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        found = {line.partition(":")[0]: line.split()[1] for line in lines if line.endswith(" kB")}
-        return int(found["VmRSS"]) << 10, int(found["VmHWM"]) << 10
+        return memory_bytes(self.pid)
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody takes connections there, on this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def end_process(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -113,6 +115,13 @@ def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks: int = os.sysconf("SC_CLK_TCK")
     return (int(fields[11]) + int(fields[12])) / ticks
+
+
+def memory_bytes(pid: int) -> tuple[int, int]:
+    """Resident memory of a process now, and the most there was; raises OSError when it is gone."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = {line.partition(":")[0]: line.split()[1] for line in lines if line.endswith(" kB")}
+    return int(found.get("VmRSS", "0")) << 10, int(found.get("VmHWM", "0")) << 10
 
 
 def forget_cached(folder: Path) -> None:

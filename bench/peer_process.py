@@ -8,7 +8,6 @@ else it begins an empty one.  Tests: tests/unit/bench/test_peer_process.py.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Final, final
 
 import click
 
-from bench.broker_process import POLL_SECONDS, cpu_seconds
+from bench.broker_process import POLL_SECONDS, accepts, cpu_seconds, memory_bytes
 
 START_SECONDS_MAX: Final = 900.0
 SCRIPT_SECONDS_MAX: Final = 120.0
@@ -78,15 +77,10 @@ class PeerProcess:
     def wait(self) -> None:
         """Return when it accepts connections; raises ClickException."""
         deadline = time.monotonic() + START_SECONDS_MAX
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise click.ClickException(f"{self.name} did not start") from None
-                time.sleep(POLL_SECONDS)
-            else:
-                return
+        while not accepts(self.port):
+            if time.monotonic() > deadline:
+                raise click.ClickException(f"{self.name} did not start")
+            time.sleep(POLL_SECONDS)
 
     def kill(self) -> None:
         """`kill -9`, and wait until it is gone."""
@@ -100,13 +94,8 @@ class PeerProcess:
 
     def memory_bytes(self) -> tuple[int, int]:
         """Resident memory of its processes now, and the most each had."""
-        now = peak = 0
-        for pid in tree_of(self.pid):
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            found = {one.partition(":")[0]: one.split()[1] for one in lines if one.endswith(" kB")}
-            now += int(found.get("VmRSS", "0")) << 10
-            peak += int(found.get("VmHWM", "0")) << 10
-        return now, peak
+        found = [memory_bytes(pid) for pid in tree_of(self.pid)]
+        return sum(now for now, _ in found), sum(peak for _, peak in found)
 
 
 def tree_of(pid: int) -> list[int]:
