@@ -110,9 +110,7 @@ def without_delay(message: Message, delay_ms: int) -> Message:
     assert properties.headers is not None, "copy_properties makes headers"
     properties.headers["x-delay"] = -delay_ms
     expires_at = message.expires_at and message.expires_at + delay_ms
-    made = _with(message, message.destination, properties, message.published_at, expires_at)
-    made.trace = message.trace
-    return made
+    return _changed(message, properties, expires_at)
 
 
 def without_blind_copies(message: Message) -> Message:
@@ -122,7 +120,12 @@ def without_blind_copies(message: Message) -> Message:
     properties = copy_properties(message.properties)
     assert properties.headers is not None, "copy_properties makes headers"
     del properties.headers["BCC"]
-    made = _with(message, message.destination, properties, message.published_at, message.expires_at)
+    return _changed(message, properties, message.expires_at)
+
+
+def _changed(message: Message, properties: Properties, expires_at: int) -> Message:
+    """The same message with other properties: links know it by its trace."""
+    made = _with(message, message.destination, properties, message.published_at, expires_at)
     made.trace = message.trace
     return made
 

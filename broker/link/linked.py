@@ -118,6 +118,12 @@ class LinkedQueue:
                     found[base | one.position] = one
         return found
 
+    @property
+    def given(self) -> tuple[str, bool, str, str]:
+        """What it sends, as the stream that it serves says it (`Stream.given`)."""
+        kind, source = ("queue", self.queue.name) if self.is_shared else ("exchange", self.exchange)
+        return kind, True, self.queue.vhost.name, source
+
     def forget(self) -> None:
         """No link sends it any more."""
         self.queue.admit = None

@@ -24,7 +24,9 @@ CUT_OFF: Final = "a packed frame is cut off, or larger than a frame may be"
 
 
 class Codec(Protocol):
-    """A way to compress."""
+    """A way to compress; ends agree on it by its name."""
+
+    name: str
 
     @abstractmethod
     def squeeze(self, payload: bytes) -> bytes:
@@ -38,6 +40,8 @@ class Codec(Protocol):
 @final
 class Zlib:
     """Its quickest level."""
+
+    name = "zlib"
 
     def squeeze(self, payload: bytes) -> bytes:
         """Compress a payload."""
@@ -58,6 +62,8 @@ class Zlib:
 @final
 class Zstd:
     """Level 1."""
+
+    name = "zstd"
 
     def __init__(self) -> None:
         self._compressor: Any = zstandard.ZstdCompressor(level=1)

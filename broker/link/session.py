@@ -71,7 +71,6 @@ class LinkSession(LinkEnd[Inflow]):
         self.identity: Identity | None = None
         self.strands: list[Strand] = []
         self.packing = "none"
-        self.codec_name = "zlib"
         self._codec: Codec = Zlib()
         self._is_pressed = False
         self._is_worth_packing = True
@@ -130,7 +129,7 @@ class LinkSession(LinkEnd[Inflow]):
         self.window_bytes = min(max(int(said["window"]), 64 << 10), 1 << 30)
         self._heartbeat_seconds = min(max(float(said["heartbeat"]), 0.1), 3600.0)
         self.packing = _text_of(said, "packs")
-        self._set_codec(choose_codec(said.get("codecs")))
+        self._codec = make_codec(choose_codec(said.get("codecs")))
         if self.peer_id == self.table.id:
             raise ProtocolViolation("a link to oneself: the two brokers have the same store id")
         assert self._authenticate is not None, "the accepting end knows accounts"
@@ -176,7 +175,7 @@ class LinkSession(LinkEnd[Inflow]):
         self.peer_name = _text_of(said, "name")
         if self.peer_id == self.table.id:
             raise ProtocolViolation("a link to oneself: the far side has the same store id")
-        self._set_codec(said["codec"])
+        self._codec = make_codec(said["codec"])
         self._come_up()
         assert self.settings is not None, "the dialing end has settings"
         for number, stream in enumerate(self.settings.streams):
@@ -193,13 +192,14 @@ class LinkSession(LinkEnd[Inflow]):
                 self.inflows[number] = flow
 
     @property
+    def codec_name(self) -> str:
+        """What both ends agreed on, used or not."""
+        return self._codec.name
+
+    @property
     def compression(self) -> str:
         """How batches are compressed, where they are."""
         return "none" if self.packing == "none" else f"{self.packing}, {self.codec_name}"
-
-    def _set_codec(self, name: Any) -> None:
-        self._codec = make_codec(name)
-        self.codec_name = name
 
     def _come_up(self) -> None:
         self.is_up = True

@@ -138,12 +138,7 @@ class LinkTable:
         """A stream that was sent from here is not configured any more; returns the messages that stay, by queue."""
         kept: dict[str, int] = {}
         for key, linked in list(self.linked.items()):
-            is_its = (
-                linked.queue.name == stream.source
-                if linked.is_shared
-                else linked.exchange == stream.source
-            )
-            if key[0] == stream.vhost and key[2] == link and is_its:
+            if key[2] == link and linked.given == stream.given:
                 count = self.give_up(linked)
                 if count:
                     kept[linked.queue.name] = count
@@ -151,14 +146,9 @@ class LinkTable:
 
     def disown(self, streams: Collection[tuple[str, Stream]]) -> None:
         """At start: give up what was sent by links, or streams of links, that are not configured any more."""
-        known = {
-            (link, one.vhost, one.kind == "queue", one.source)
-            for link, one in streams
-            if one.is_push
-        }
-        for (vhost, name, link), linked in list(self.linked.items()):
-            source = name if linked.is_shared else linked.exchange
-            if "@" not in link and (link, vhost, linked.is_shared, source) not in known:
+        known = {(link, one.given) for link, one in streams}
+        for (_, _, link), linked in list(self.linked.items()):
+            if "@" not in link and (link, linked.given) not in known:
                 self.give_up(linked)
 
     # Demand

@@ -51,11 +51,11 @@ def _dialed(dial: Dial, idle: list[LinkedQueue], now_ms: int) -> dict[str, Any]:
             "state": "failing" if dial.failing_since_ms else "connecting",
             "reason": dial.last_error,
             "peer": "",
+            "protocol": dial.settings.protocol,
             "round_trip_ms": None,
             "streams": [_waiting(one, now_ms) for one in idle],
         }
     row["address"] = f"{host}:{port}"
-    row["protocol"] = dial.settings.protocol
     row["origin"] = dial.settings.origin
     row["attempts"] = dial.attempt_count
     row["connects"] = dial.up_count

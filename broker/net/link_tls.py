@@ -22,7 +22,14 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.net.tls import TlsFailure, bare_context, check_readable, refusal_of, show_certificate
+from broker.net.tls import (
+    TlsFailure,
+    bare_context,
+    check_readable,
+    refusal_of,
+    show_certificate,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from broker.link.settings import LinkTls
@@ -119,8 +126,7 @@ class FarSide:
             error, (SSL.ZeroReturnError, SSL.SysCallError)
         ):
             return ""
-        stack = error.args[0] if error.args and isinstance(error.args[0], list) else []
-        raw = "; ".join(str(one[-1]) for one in stack) or str(error)
+        raw = words_of(error)
         return next((meaning for piece, meaning in _TEXTS if piece in raw), raw[:300])
 
 

@@ -220,12 +220,17 @@ def _text_of(error: BaseException | None, refusal: str) -> str:
         return ""
     if refusal:
         return refusal
-    stack = error.args[0] if error.args and isinstance(error.args[0], list) else []
-    raw = "; ".join(str(one[-1]) for one in stack) or str(error)
+    raw = words_of(error)
     for piece, meaning in _TEXTS:
         if piece in raw:
             return meaning
     return f"it gave up: {_line(raw)}" if " alert " in raw else _line(raw)
+
+
+def words_of(error: SSL.Error) -> str:
+    """What OpenSSL says of a failure, in its words."""
+    stack = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return "; ".join(str(one[-1]) for one in stack) or str(error)
 
 
 @final

@@ -31,14 +31,8 @@ def foreign(world, made, stream=MOVE):
     return session
 
 
-def rows(made, dials=()):
-    return describe(SimpleNamespace(table=made.table, dials=dict(dials)))
-
-
-def test_a_foreign_link_shows_its_protocol_up_and_away():
-    world, made = node()
-    session = foreign(world, made)
-    dial = SimpleNamespace(
+def dial(session):
+    return SimpleNamespace(
         session=session,
         settings=session.settings,
         address=("far", 1),
@@ -47,7 +41,16 @@ def test_a_foreign_link_shows_its_protocol_up_and_away():
         failing_since_ms=0,
         last_error="",
     )
-    (row,) = rows(made, {"far": dial})
+
+
+def rows(made, dials=()):
+    return describe(SimpleNamespace(table=made.table, dials=dict(dials)))
+
+
+def test_a_foreign_link_shows_its_protocol_up_and_away():
+    world, made = node()
+    session = foreign(world, made)
+    (row,) = rows(made, {"far": dial(session)})
     assert (row["protocol"], row["state"], row["peer"]) == ("stomp", "up", "Peer/1")
     session.connection_lost("gone")
     (row,) = rows(made)
@@ -88,16 +91,7 @@ def test_the_share_of_the_window_is_shown_and_measured():
     a.publish("ex", "k", b"m1")
     world.settle()
     (session,) = b.table.sessions.values()
-    dial = SimpleNamespace(
-        session=session,
-        settings=session.settings,
-        address=("far", 1),
-        attempt_count=1,
-        up_count=1,
-        failing_since_ms=0,
-        last_error="",
-    )
-    (row,) = rows(b, {"ab": dial})
+    (row,) = rows(b, {"ab": dial(session)})
     assert 0.49 < row["streams"][0]["window_share"] < 0.5
     origins = b.table.origins.describe()
     text = render(b.broker, {"links": [row], "link_origins": origins})

@@ -29,23 +29,25 @@ def consume(peer: Peer, tag: str) -> None:
     house.run = run  # type: ignore[method-assign]
 
 
-def test_deliveries_wait_behind_consume_ok() -> None:
+def consuming() -> Peer:
+    """A peer that asked for a consumer of a queue with a message; the turn has not ended."""
     peer = Peer(House()).login().channel()
     peer.declare("q")
     peer.publish("q", b"x")
     peer.got()
     consume(peer, "c")
+    return peer
+
+
+def test_deliveries_wait_behind_consume_ok() -> None:
+    peer = consuming()
     silence: list[list[str]] = [[]] * GAP_TURNS
     assert turns(peer) == [["basic.consume-ok"], *silence, ["basic.deliver"]]
     assert not peer.session.gap.is_open
 
 
 def test_a_second_consumer_hastens_the_first() -> None:
-    peer = Peer(House()).login().channel()
-    peer.declare("q")
-    peer.publish("q", b"x")
-    peer.got()
-    consume(peer, "c")
+    peer = consuming()
     peer.house._soon.pop(0)()
     assert names(peer) == ["basic.consume-ok"]
     consume(peer, "d")
@@ -53,11 +55,7 @@ def test_a_second_consumer_hastens_the_first() -> None:
 
 
 def test_a_close_waits_for_nothing() -> None:
-    peer = Peer(House()).login().channel()
-    peer.declare("q")
-    peer.publish("q", b"x")
-    peer.got()
-    consume(peer, "c")
+    peer = consuming()
     peer.house._soon.pop(0)()
     assert names(peer) == ["basic.consume-ok"]
     peer.session.shutdown("bye")
