@@ -45,6 +45,7 @@ ANSWER_SECONDS_MAX: Final = 60.0
 READ_BYTES: Final = 1 << 18
 SPARE_FILES: Final = 200
 _ACK_BYTES: Final = 21
+_PROPERTIES: Final = {"product": "bench", "capabilities": {"connection.blocked": True}}
 _PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
 
 
@@ -80,7 +81,7 @@ class Amqp:
     hello: tuple[tuple[bytes, bytes], ...] = (
         (
             _PROTOCOL_HEADER
-            + _say(0, "connection.start-ok", {}, "PLAIN", b"\0guest\0guest", "en_US"),
+            + _say(0, "connection.start-ok", _PROPERTIES, "PLAIN", b"\0guest\0guest", "en_US"),
             methods.METHODS["connection.tune"].code,
         ),
         (

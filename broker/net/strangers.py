@@ -30,14 +30,9 @@ class Strangers:
 
     def come(self, peer: str) -> bool:
         """Count a new connection; False, and nothing is counted, where its source has too many already."""
-        source = source_of(peer)
-        peers = self._peers.get(source)
-        if peers is None:
-            self._peers[source] = {peer}
-        elif len(peers) >= self.bound(peer):
+        if self.count(peer) >= self.bound(peer):
             return False
-        else:
-            peers.add(peer)
+        self._peers.setdefault(source_of(peer), set()).add(peer)
         return True
 
     def go(self, peer: str) -> None:
