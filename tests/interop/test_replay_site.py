@@ -11,7 +11,7 @@ import pytest
 
 from agents.config import BrokerSettings
 from agents.records.stored import stored_record
-from agents.recordstore.interface import Kind, Selection, StoredRecord
+from agents.recordstore.interface import Kind, Selection, StoredRecord, StoreUnavailable
 from agents.recordstore.sqlite import SqliteRecordStore
 from agents.requests import Asked, ReplayFailed, follow
 from agents.transport import Outgoing, Transport
@@ -88,24 +88,25 @@ def wire(site):
     transport.stop()
 
 
-def ids(site, name, kind=Kind.RAW, vo=None):
-    path = site.data / name
-    if not path.exists():
-        return set()
-    store = SqliteRecordStore(path, is_read_only=True)
+def scanned(site, name, kind):
+    """What the store file `name` holds of `kind`; nothing while its agent is still making it."""
     try:
-        found = list(store.scan(Selection(kind)))
+        store = SqliteRecordStore(site.data / name, is_read_only=True)
+    except StoreUnavailable:
+        return []
+    try:
+        return list(store.scan(Selection(kind)))
     finally:
         store.close()
+
+
+def ids(site, name, kind=Kind.RAW, vo=None):
+    found = scanned(site, name, kind)
     return {each.id for each in found if vo is None or f'"ReportableVOName":"{vo}"' in each.text}
 
 
 def documents(site, name):
-    store = SqliteRecordStore(site.data / name, is_read_only=True)
-    try:
-        return {r.id: r.document for r in store.scan(Selection(Kind.SUMMARY))}
-    finally:
-        store.close()
+    return {r.id: r.document for r in scanned(site, name, Kind.SUMMARY)}
 
 
 def await_true(site, claim, text):
@@ -200,9 +201,6 @@ def test_summaries_follow_corrections_and_removals_to_the_other_database(site, w
     site.start("database", "run")
 
     def is_same():
-        path = site.data / "summary.sqlite"
-        if not path.exists() or not (site.data / "other.sqlite").exists():
-            return False
         rows = documents(site, "summary.sqlite")
         return rows == documents(site, "other.sqlite") and totals(rows) == wanted
 
