@@ -141,7 +141,7 @@ def test_a_full_disk_loses_nothing(site: Site, disk: Path, is_killed: bool) -> N
     assert re.search("publishers wait|No space left|disk is full", log), f"nobody noticed\n{log}"
     expected = {job for probe in probes for job in probe.accepted}
     answers = sum((probe.answers for probe in probes), Counter())
-    stored = wait_until_stored(site, expected, 90)
+    stored = wait_until_stored(site, expected)
     missing = expected - set(stored)
     assert not missing, f"{len(missing)} of {len(expected)} lost, {answers}\n{site.logs()}"
     assert len(stored) == len(set(stored)), "stored twice"

@@ -21,6 +21,7 @@ import pika
 import pytest
 
 from tests.support.site import ROOT, Site
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.interop
 
@@ -55,15 +56,14 @@ def fresh_site(tmp_path: Path) -> Iterator[Site]:
 
 def running(folder: Path) -> Iterator[Site]:
     made = Site(folder)
-    made.start("up")
     try:
-        made.wait_for_port(8880)
+        made.start_site()
         yield made
     finally:
         made.close()
 
 
-def shell(site: Site, text: str, timeout_s: float = 60) -> str:
+def shell(site: Site, text: str, timeout_s: float = PATIENCE_SECONDS) -> str:
     """Run lines as a user would in a terminal of this site, with the installed command."""
     environment = {
         **os.environ,
@@ -95,15 +95,16 @@ def find(site: Site, *words: str) -> dict[str, dict[str, object]]:
 
 def found(site: Site, wanted: set[str]) -> dict[str, dict[str, object]]:
     """The wanted records, once the store shows all of them."""
-    deadline = time.monotonic() + 30
-    while True:
-        records = find(site)
+    records: dict[str, dict[str, object]] = {}
+
+    def are_there() -> bool:
+        records.update(find(site))
         if not wanted <= records.keys():
-            records |= find(site, "--kind", "quarantine")
-        if wanted <= records.keys():
-            return {name: records[name] for name in wanted}
-        assert time.monotonic() < deadline, f"{wanted - records.keys()}\n{site.logs()}"
-        time.sleep(0.2)
+            records.update(find(site, "--kind", "quarantine"))
+        return wanted <= records.keys()
+
+    wait_until(are_there, f"{len(wanted)} records in the store", site, pause_s=0.2)
+    return {name: records[name] for name in wanted}
 
 
 def shifted(site: Site, text: str) -> str:
@@ -126,10 +127,7 @@ def test_the_readme_word_by_word(fresh_site: Site) -> None:
     banner, send, sent, post, ask, shown, look = (content for _, content in blocks)
 
     site = fresh_site
-    deadline = time.monotonic() + 20
-    while "stop with Ctrl-C" not in (log := (site.folder / "up.log").read_text()):
-        assert time.monotonic() < deadline, log
-        time.sleep(0.1)
+    log = (site.folder / "up.log").read_text()
     banner = banner.replace("/home/me/gridmsg/data", str(site.data))
     banner = shifted(site, banner)
     place = f"--data {site.data} --port-offset {site.offset} "
@@ -139,9 +137,7 @@ def test_the_readme_word_by_word(fresh_site: Site) -> None:
     assert [line for line in lines(banner) if " ".join(line.split()) not in said] == []
 
     assert lines(shell(site, send)) == lines(shifted(site, sent))
-    deadline = time.monotonic() + 20
-    while len(find(site)) < 11:
-        assert time.monotonic() < deadline, site.logs()
+    wait_until(lambda: len(find(site)) == 11, "the records in the store", site)
     assert shell(site, post) == "OK"
     assert lines(shell(site, ask)) == lines(shown)
     looked = shell(site, look)
@@ -181,7 +177,10 @@ def test_what_probes_and_collectors_post(site: Site, path: Path, command: str, c
 @pytest.mark.parametrize("folder", CORPORA)
 def test_each_record_from_file_to_store(site: Site, folder: Path) -> None:
     """convert = message on the exchange = the expected file; the store has that plus what the rules add."""
-    connection = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", site.port(5672)))
+    # Nothing is said on it while commands run: no heart-beats.
+    connection = pika.BlockingConnection(
+        pika.ConnectionParameters("127.0.0.1", site.port(5672), heartbeat=0)
+    )
     channel = connection.channel()
     channel.queue_declare("tap")
     channel.queue_bind("tap", "gracc.site.raw")
@@ -220,7 +219,11 @@ def test_each_record_from_file_to_store(site: Site, folder: Path) -> None:
 def site_free(*words: str) -> str:
     """A command that needs no site."""
     done = subprocess.run(  # noqa: PLW1510 - the status is looked at
-        [BIN / "gridmsg", *words], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [BIN / "gridmsg", *words],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

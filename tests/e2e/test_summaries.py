@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import sqlite3
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,11 +18,13 @@ import pytest
 from agents.recordstore.interface import Kind, StoredRecord
 from agents.recordstore.sqlite import SqliteRecordStore
 from tests.support.site import Site, is_slow_wanted
+from tests.support.site import stored_documents as documents
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.interop
 
 COUNT = 100_000 if is_slow_wanted() else 3_000
-WAIT_S = 600.0 if is_slow_wanted() else 60.0
+WAIT_S = 600.0 if is_slow_wanted() else PATIENCE_SECONDS
 BATCH = 1_000
 DIMENSIONS = {
     "VOName": "N/A",
@@ -87,20 +87,11 @@ def raw_record(number: int, dice: random.Random) -> dict[str, object]:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path / "site", CONFIG)
-    made.start("up")
     try:
-        made.wait_for_port(8880)
+        made.start_site()
         yield made
     finally:
         made.close()
-
-
-def documents(path: Path, table: str) -> list[dict[str, object]]:
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
-    try:
-        return [json.loads(row[0]) for row in connection.execute(f"SELECT doc FROM {table}")]
-    finally:
-        connection.close()
 
 
 def utc_day(text: str) -> str:
@@ -151,16 +142,14 @@ def found_rows(rows: list[dict[str, object]]) -> dict[tuple[object, ...], dict[s
 def await_equal(site: Site, store: Path) -> int:
     """Wait until the rows of both stores (the summary's own, and the copy) are what the records say."""
     wanted = expected_rows(documents(store, "raw"))
-    deadline = time.monotonic() + WAIT_S
-    while True:
+
+    def is_equal() -> bool:
         own = found_rows(documents(site.data / "summary.sqlite", "summary"))
         copy = found_rows(documents(store, "summary"))
-        if own == wanted and copy == wanted:
-            return len(wanted)
-        if time.monotonic() > deadline:
-            wrong = [key for key in wanted | own if wanted.get(key) != own.get(key)]
-            pytest.fail(f"{len(wrong)} rows differ, the first {wrong[:1]}\n{site.logs()}")
-        time.sleep(0.5)
+        return own == wanted and copy == wanted
+
+    wait_until(is_equal, "rows as they should be", site, timeout_s=WAIT_S, pause_s=0.5)
+    return len(wanted)
 
 
 def test_rows_equal_an_independent_computation(site: Site) -> None:
@@ -171,10 +160,11 @@ def test_rows_equal_an_independent_computation(site: Site) -> None:
         (site.folder / "batch.ndjson").write_text(lines)
         site.run("record", "send", str(site.folder / "batch.ndjson"))
     store = site.data / "records.sqlite"
-    deadline = time.monotonic() + WAIT_S
-    while len(documents(store, "raw")) < COUNT:
-        assert time.monotonic() < deadline, site.logs()
-        time.sleep(0.5)
+
+    def is_stored() -> bool:
+        return len(documents(store, "raw")) >= COUNT
+
+    wait_until(is_stored, "all records in the store", site, timeout_s=WAIT_S, pause_s=0.5)
     assert await_equal(site, store) > 50
 
     # One group's records are corrected to another VO, another group's are removed: both vanish from the rows.

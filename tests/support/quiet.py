@@ -1,6 +1,8 @@
 """Clocks for limits that are meant for a quiet machine: they know how long the measured waited for a processor.
 
 A test over its limit fails if it would have been over it on a quiet machine too; else it is skipped, with both figures.
+Only `make slow` (GRIDMSG_SLOW=1), which is for quiet machines of today, holds the limits themselves.  Elsewhere nobody knows how slow
+processor and disk are: there a limit is ten times as long, which still finds what hangs, waits for a timeout, or grows without bound.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+SLOWNESS = 1.0 if os.environ.get("GRIDMSG_SLOW") == "1" else 10.0
 
 
 def run_queue_ns(pid: int) -> dict[int, int]:
@@ -41,9 +45,10 @@ class Stopwatch:
 
     def judge(self, seconds: float, limit_s: float) -> None:
         """Fail over the limit; skip if only waiting for a processor made it so."""
+        limit_s *= SLOWNESS
         if seconds < limit_s:
             return
         waited = self.waited_seconds()
-        text = f"{seconds:.3f} s, of which {waited:.3f} s waiting for a processor; at most {limit_s:g} s on a quiet machine"
+        text = f"{seconds:.3f} s, of which {waited:.3f} s waiting for a processor; at most {limit_s:g} s"
         assert seconds - waited < limit_s, text
         pytest.skip(f"the machine is too busy to tell: {text}")

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
-import random
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.ports import free_offset
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
+
 ROOT = Path(__file__).resolve().parents[2]
-DEFAULT_PORTS = (5672, 61613, 15672, 8880)
-
-
-def free_offset() -> int:
-    """A port offset at which all default ports are free."""
-    for _ in range(200):
-        offset = random.randrange(100, 3900)  # noqa: S311 - ports, not secrets
-        if all(_is_free(port + offset) for port in DEFAULT_PORTS):
-            return offset
-    pytest.fail("no free port offset found")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+LEASE = {"GRIDMSG_FAILOVER__LEASE": "120s"}
+"""A broker that the machine, or its disk, lets wait for seconds shall not give up its store."""
+CLOSE_SECONDS = 60.0
+"""Until what does not end by SIGTERM is killed; at the end of a test that says nothing about it."""
+NOT_YET = ("no such table", "unable to open database file")
+"""What SQLite says of a file that is being made."""
 
 
 class Site:
@@ -65,8 +56,12 @@ class Site:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "broker", *words, *self.options()]
 
+    def environment(self) -> dict[str, str]:
+        """Of this process, and a long lease where the configuration says nothing of it."""
+        return dict(os.environ) if "[failover]" in self.config.read_text() else os.environ | LEASE
+
     def run(
-        self, *words: str, check: bool = True, timeout_s: float = 120
+        self, *words: str, check: bool = True, timeout_s: float = PATIENCE_SECONDS
     ) -> subprocess.CompletedProcess[str]:
         """Run a command of the site to its end."""
         done = subprocess.run(  # noqa: S603
@@ -75,6 +70,7 @@ class Site:
             text=True,
             timeout=timeout_s,
             cwd=ROOT,
+            env=self.environment(),
             check=False,
         )
         if check and done.returncode:
@@ -84,16 +80,45 @@ class Site:
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start one long-running command, named by its words."""
         name = " ".join(words)
-        with (self.folder / f"{words[0]}.log").open("ab") as out:
+        with self.log_path(words[0]).open("ab") as out:
             process = subprocess.Popen(  # noqa: S603
-                self.command(*words), stdout=out, stderr=subprocess.STDOUT, cwd=ROOT
+                self.command(*words),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env=self.environment(),
             )
         self.processes[name] = process
         return process
 
+    def log_path(self, word: str) -> Path:
+        """Where a command logs, by its first word."""
+        return self.folder / f"{word}.log"
+
     def start_broker(self) -> None:
-        self.start("broker", "run")
-        self.wait_for_port(61613)
+        """Start the broker, and wait until it says that it listens, with every protocol that it has."""
+        self.start_and_hear("broker active", "broker", "run")
+
+    def start_site(self) -> None:
+        """Start everything, and wait until it is there."""
+        self.start_and_hear("stop with Ctrl-C", "up")
+        self.wait_for_port(8880)
+
+    def start_and_hear(self, text: str, *words: str) -> None:
+        """Start a command, and wait until its log has a text that was not there before."""
+        path = self.log_path(words[0])
+        before_bytes = path.stat().st_size if path.exists() else 0
+        process = self.start(*words)
+
+        def is_said() -> bool:
+            has_ended = process.poll() is not None
+            if text.encode() in path.read_bytes()[before_bytes:]:
+                return True
+            if has_ended:
+                pytest.fail(f"{words} ended ({process.returncode})\n{self.logs()}")
+            return False
+
+        wait_until(is_said, f"{words}: {text}", self)
 
     def kill(self, *words: str) -> None:
         """`kill -9`, and wait until it is gone."""
@@ -101,25 +126,17 @@ class Site:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    def stop(self, *words: str, timeout_s: float = 15) -> int:
+    def stop(self, *words: str, timeout_s: float = PATIENCE_SECONDS) -> int:
         """SIGTERM, and wait for the exit status."""
         process = self.processes.pop(" ".join(words))
         process.terminate()
         return process.wait(timeout_s)
 
-    def wait_for_port(self, default: int, timeout_s: float = 60) -> None:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port(default)), 1).close()
-            except OSError:
-                if time.monotonic() > deadline:
-                    pytest.fail(f"nothing listens on {self.port(default)}\n{self.logs()}")
-                time.sleep(0.05)
-            else:
-                return
+    def wait_for_port(self, default: int, timeout_s: float = PATIENCE_SECONDS) -> None:
+        port = self.port(default)
+        wait_until(lambda: listens(port), f"a listener on {port}", self, timeout_s=timeout_s)
 
-    def post(self, body: bytes, timeout_s: float = 60) -> str:
+    def post(self, body: bytes, timeout_s: float = PATIENCE_SECONDS) -> str:
         """POST a probe's form to the collector; returns the body of the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port(8880), timeout=timeout_s)
         try:
@@ -145,35 +162,51 @@ class Site:
             process.terminate()
         for process in self.processes.values():
             try:
-                process.wait(10)
+                process.wait(CLOSE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
         self.processes.clear()
 
 
-def raw_job_ids(database: Path) -> list[str]:
-    """GlobalJobId of every raw record of an SQLite record store, as stored (doubles show)."""
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def stored_documents(database: Path, table: str = "raw") -> list[dict[str, Any]]:
+    """What an SQLite record store holds, doubles included; nothing while its agent is still making the file."""
     if not database.exists():
         return []
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
-        return [
-            row[0]
-            for row in connection.execute("SELECT json_extract(doc, '$.GlobalJobId') FROM raw")
-        ]
-    finally:
-        connection.close()
+        place = f"file:{database}?mode=ro"
+        with closing(sqlite3.connect(place, uri=True, timeout=PATIENCE_SECONDS)) as connection:
+            return [json.loads(row[0]) for row in connection.execute(f"SELECT doc FROM {table}")]  # noqa: S608
+    except sqlite3.OperationalError as error:
+        if any(text in str(error) for text in NOT_YET):
+            return []
+        raise
 
 
-def wait_until_stored(site: Site, expected: set[str], timeout_s: float = 60) -> list[str]:
-    """The job ids stored, once all expected ones are there or the time is over."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        stored = raw_job_ids(site.data / "records.sqlite")
-        if expected <= set(stored) or time.monotonic() > deadline:
-            return stored
-        time.sleep(0.3)
+def raw_job_ids(database: Path) -> list[str]:
+    """GlobalJobId of every raw record of an SQLite record store, as stored (doubles show)."""
+    return [document["GlobalJobId"] for document in stored_documents(database)]
+
+
+def wait_until_stored(site: Site, expected: set[str]) -> list[str]:
+    """The job ids stored, once all expected ones are there."""
+    stored: list[str] = []
+
+    def is_whole() -> bool:
+        stored[:] = raw_job_ids(site.data / "records.sqlite")
+        return expected <= set(stored)
+
+    wait_until(is_whole, f"{len(expected)} records in the store", site, pause_s=0.3)
+    return stored
 
 
 def is_slow_wanted() -> bool:
