@@ -1,8 +1,8 @@
-"""One AMQP 0-9-1 connection, without its socket: handshake, channels, errors, promises.
+"""One AMQP 0-9-1 connection, without its socket: who is logged in, channels, output, promises, time, errors and the end.
 
-What the handshake does is in `amqp_handshake`, whom a method is for in `amqp_dispatch`, what a channel takes in `amqp_operations`.  Rules kept here: nothing is parsed while a reply waits for the disk
-or publishers are blocked; after channel.close or connection.close was sent all but its answer is dropped; codes and texts are
-RabbitMQ's.  Tests: tests/unit/broker/session/test_amqp_connection.py, tests/conformance/amqp.json, tests/interop/test_pika.py.
+Its input is `amqp_intake`; what the handshake does is in `amqp_handshake`, whom a method is for in `amqp_dispatch`, what a channel takes
+in `amqp_operations`.  Rules kept here: after channel.close or connection.close was sent all but its answer is dropped; codes and
+texts are RabbitMQ's.  Tests: tests/unit/broker/session/test_amqp_connection.py, tests/conformance/amqp.json, tests/interop/test_pika.py.
 """
 
 from __future__ import annotations
@@ -11,27 +11,16 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
-from broker.errors import (
-    BrokerError,
-    PreconditionFailed,
-    ResourceLimit,
-)
-from broker.session import amqp_handshake
+from broker.errors import BrokerError, PreconditionFailed
 from broker.session.amqp_deadlines import Deadlines
-from broker.session.amqp_dispatch import execute, refuse_unopened
 from broker.session.amqp_gap import Gap
 from broker.session.amqp_handshake import State
+from broker.session.amqp_intake import Intake
 from broker.session.amqp_limits import AmqpLimits
 from broker.session.amqp_promises import Promises
 from broker.session.amqp_publishing import Publishing
 from broker.wire.amqp import methods
-from broker.wire.amqp.frames import (
-    CONTENT_OVERHEAD_BYTES,
-    HEARTBEAT_FRAME,
-    Command,
-    FrameParser,
-    method_frame,
-)
+from broker.wire.amqp.frames import CONTENT_OVERHEAD_BYTES, HEARTBEAT_FRAME, method_frame
 
 if TYPE_CHECKING:
     from broker.core.broker import Broker
@@ -46,13 +35,7 @@ __all__ = ["AmqpConnection", "AmqpLimits"]
 
 log = logging.getLogger(__name__)
 
-PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
-PROTOCOL_HEADERS: Final = (PROTOCOL_HEADER, b"AMQP\x01\x01\x00\x09")
-"""What a peer may begin with; the second is that of 0-9 clients, which RabbitMQ takes too."""
 CONNECTION_FORCED: Final = 320
-LOGIN_HELD_BYTES_MAX: Final = 262_144
-"""What a peer may send ahead while its password is checked."""
-CLOSE_OK_FRAME: Final = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x33\xce"
 
 
 @final
@@ -60,17 +43,9 @@ class AmqpConnection:
     """The session of one AMQP peer (`session.base.Session`)."""
 
     __slots__ = (
-        "_backlog",
-        "_blocked_reason",
         "_deadlines",
-        "_held_bytes",
-        "_input",
-        "_is_astray",
-        "_is_paused",
+        "_intake",
         "_is_released",
-        "_login",
-        "_parser",
-        "_start",
         "_wake",
         "accounts",
         "acknowledged",
@@ -135,22 +110,9 @@ class AmqpConnection:
         self.is_loopback = is_loopback
         self.is_writable = True
         self._is_released = False
-        self._login: Login | None = None
         self._deadlines = Deadlines(now, limits.login_seconds)
-        self._parser = FrameParser(
-            limits.handshake_frame_bytes_max,
-            limits.message_bytes_max,
-            max(limits.contents_bytes_max, limits.message_bytes_max),
-            limits.channels_max,
-        )
-        self._start = b""
+        self._intake = Intake(limits)
         self.promises = Promises()
-        self._backlog: list[Command] = []
-        self._input: list[bytes] = []
-        self._held_bytes = 0
-        self._blocked_reason: str | None = None
-        self._is_paused = False
-        self._is_astray = False
 
     # In
 
@@ -158,73 +120,8 @@ class AmqpConnection:
         """Take bytes from the peer."""
         if self.is_closing:
             return
-        if self._is_astray:
-            self._await_answer(data)
-            return
         self._deadlines.heartbeat.heard(self.broker.clock.now())
-        if self.promises.held_reply is not None or self._is_paused or self._login is not None:
-            self._input.append(data)
-            self._held_bytes += len(data)
-            bound = self.limits.held_bytes_max if self.state is State.OPEN else LOGIN_HELD_BYTES_MAX
-            if self._held_bytes > bound:
-                text = f"more than {bound} bytes sent while a reply is due"
-                self._violated(ResourceLimit(text))
-            return
-        self._take(data)
-
-    def _take(self, data: bytes) -> None:
-        """Parse and do what can be done now."""
-        if self.state is State.AWAITING_HEADER:
-            self._start += data
-            if len(self._start) < 8 and PROTOCOL_HEADER.startswith(self._start[:4]):
-                return
-            data = self._start[8:]
-            self._begin(self._start[:8])
-        parser = self._parser
-        while not self.is_closing:
-            commands = parser.feed(data)
-            if not self._run(commands):
-                return
-            if parser.violation is not None:
-                self._violated(parser.violation)
-                return
-            if not commands:
-                return
-            data = b""
-
-    def _run(self, commands: list[Command]) -> bool:
-        """Execute commands in order; False if it had to stop, with the rest in the backlog."""
-        channels = self.channels
-        for index, (number, method, header, bodies, refused_bytes) in enumerate(commands):
-            try:
-                if header is None:
-                    execute(self, number, method)
-                elif self._blocked_reason is not None and self.state is State.OPEN:
-                    self._pause(commands[index:])
-                    return False
-                else:
-                    channel = channels.get(number)
-                    if channel is None:
-                        refuse_unopened(self)
-                    elif not channel.is_open:
-                        continue
-                    elif bodies is None:
-                        raise PreconditionFailed(
-                            f"message size {refused_bytes} is larger than configured max size "
-                            f"{self.limits.message_bytes_max}"
-                        )
-                    else:
-                        channel.publish(method, header, bodies)
-            except BrokerError as error:
-                self._refuse(error, number, method)
-            if self.promises.held_reply is not None or self._login is not None:
-                self._backlog = commands[index + 1 :]
-                return False
-            if self.is_closing:
-                return False
-        if self.acknowledged:
-            self.settle()
-        return True
+        self._intake.receive(self, data)
 
     def settle(self) -> None:
         """Tell the core what was acknowledged since the last time."""
@@ -329,46 +226,29 @@ class AmqpConnection:
         reply = self.promises.release(commit)
         if reply is not None:
             self.out.append(reply)
-            self._resume()
-
-    def _resume(self) -> None:
-        """Go on with the input that had to wait."""
-        self.rouse()
-        commands, self._backlog = self._backlog, []
-        if not self._run(commands):
-            return
-        if self._parser.violation is not None:
-            self._violated(self._parser.violation)
-            return
-        data = b"".join(self._input)
-        self._input.clear()
-        self._held_bytes = 0
-        self._take(data)
+            self._intake.resume(self)
 
     @property
     def is_holding(self) -> bool:
-        """Input is only kept: a reply waits for the disk, or a publish for the store."""
-        return self.promises.held_reply is not None or self._is_paused or self._login is not None
+        """Input is only kept: a reply waits for the disk, a publish for the store, or a password is checked."""
+        return self._intake.is_holding(self)
 
     def set_blocked(self, reason: str | None) -> bool:
         """Publishers must wait (reason: `low on memory`, `low on disk`), or with None need not any more."""
-        self._blocked_reason = reason
-        if reason is None and self._is_paused:
-            self._is_paused = False
+        if reason is None and self._intake.is_paused:
+            # Nothing was read from it, so its silence says nothing.
             self._deadlines.heartbeat.heard(self.broker.clock.now())
-            if self.capabilities.get("connection.blocked") is True:
-                self.send("connection.unblocked")
-            self._resume()
+        self._intake.set_blocked(self, reason)
         return True
 
-    def _pause(self, commands: list[Command]) -> None:
-        """A publish came while publishers must wait."""
-        self._backlog = commands
-        self._is_paused = True
-        if self.acknowledged:
-            self.settle()
-        if self.capabilities.get("connection.blocked") is True:
-            self.send("connection.blocked", self._blocked_reason)
+    def tell_blocked(self, reason: str | None) -> None:
+        """Tell a peer that knows of it that its publishes wait, or with None go on."""
+        if self.capabilities.get("connection.blocked") is not True:
+            return
+        if reason is None:
+            self.send("connection.unblocked")
+        else:
+            self.send("connection.blocked", reason)
 
     # Time
 
@@ -376,7 +256,7 @@ class AmqpConnection:
         """Take what was negotiated; a heart-beat of 0 is none."""
         self.channels_max = channels_max
         self.frame_bytes_max = frame_bytes_max
-        self._parser.frame_bytes_max = frame_bytes_max
+        self._intake.tune(frame_bytes_max)
         self._deadlines.set_heartbeat(heartbeat_seconds, self.broker.clock.now())
 
     def opened(self) -> None:
@@ -384,31 +264,23 @@ class AmqpConnection:
         self.state = State.OPEN
         self.renew_rights()
         self._deadlines.enter(self.broker.clock.now(), self.limits.acknowledgement_seconds)
-        self._parser.is_stepping = False
+        self._intake.opened()
 
     def await_login(self, login: Login, then: Callable[[], None]) -> None:
         """Go on with `then` once a login is settled; until then input is kept."""
         if login.is_settled:
             then()
             return
-        self._login = login
         # While a password is checked it is us who are late.
         deadlines = self._deadlines
         is_timed, deadlines.login_by = deadlines.login_by is not None, None
 
-        def settled() -> None:
-            if self._login is not login or self.is_closing:
-                return
-            self._login = None
+        def go_on() -> None:
             if is_timed:
                 deadlines.login_by = self.broker.clock.now() + self.limits.login_seconds
-            try:
-                then()
-            except BrokerError as error:
-                self._refuse(error, 0, b"")
-            self._resume()
+            then()
 
-        login.on_settled = settled
+        self._intake.await_login(self, login, go_on)
 
     def recheck(self) -> None:
         """Accounts or vhosts changed (`session.auth.LoggedIn`)."""
@@ -459,12 +331,12 @@ class AmqpConnection:
                     f"{round(timeout_seconds * 1000)} ms. This timeout value can be configured, see "
                     "consumers doc guide to learn more"
                 )
-                self._refuse(PreconditionFailed(text), number, b"")
+                self.refuse(PreconditionFailed(text), number, b"")
                 self.rouse()
 
     def _beat(self, now: float) -> None:
         heartbeat = self._deadlines.heartbeat
-        if self._is_paused:
+        if self._intake.is_paused:
             # Nothing is read from a blocked publisher, so its silence says nothing.
             heartbeat.heard(now)
         if heartbeat.is_dead(now):
@@ -481,17 +353,18 @@ class AmqpConnection:
 
     # Errors and the end
 
-    def _refuse(self, error: BrokerError, number: int, method: bytes) -> None:
+    def refuse(self, error: BrokerError, number: int, method: bytes) -> None:
         """Close the channel, or the connection, with the error's code."""
         channel = self.channels.get(number)
         if error.is_hard or channel is None or self.state is not State.OPEN:
-            self._refuse_connection(error, method)
+            self.refuse_connection(error, method)
             return
         log.info("AMQP channel %d of %s closed: %s - %s", number, self.peer, error.name, error)
         self.close_channel(channel)
         channel.reply("channel.close", error.amqp_code, _reply_text(error), *_ids(method))
 
-    def _refuse_connection(self, error: BrokerError, method: bytes) -> None:
+    def refuse_connection(self, error: BrokerError, method: bytes) -> None:
+        """Close the connection with the error's code."""
         log.warning("AMQP connection from %s closed: %s - %s", self.peer, error.name, error)
         self.refuse_with(error.amqp_code, _reply_text(error), *_ids(method))
 
@@ -500,46 +373,19 @@ class AmqpConnection:
         self._release()
         self.state = State.CLOSING
         self._deadlines.await_end(self.broker.clock.now(), self.limits.closing_seconds)
-        self._is_paused = False
-        self._login = None
+        self._intake.let_go()
         self.send("connection.close", code, text, class_id, method_id)
 
     def force_out(self, text: str) -> None:
         """Close for a reason that is not the peer's; what was held of its input leads up to its answer."""
         self.refuse_with(CONNECTION_FORCED, f"CONNECTION_FORCED - {text}")
-        if self._input or self._backlog:
-            self._resume()
+        if self._intake.has_held:
+            self._intake.resume(self)
 
     def refuse_later(self) -> None:
         """Close without a word after a pause, as clients without `authentication_failure_close` expect."""
         self.state = State.CLOSING
         self._deadlines.await_end(self.broker.clock.now(), self.limits.refusal_seconds)
-
-    def _violated(self, violation: BrokerError) -> None:
-        if self.state is State.OPEN:
-            self._refuse_connection(violation, self._parser.violated_method)
-        elif self.state is not State.CLOSING:
-            self._refuse_connection(violation, self._parser.violated_method)
-            self.finish()
-            return
-        self._is_astray = True
-        self._input.clear()
-
-    def _await_answer(self, data: bytes) -> None:
-        """Look for the peer's close-ok where it is not known any more where a frame begins: it is the last that a peer says."""
-        self._start = (self._start + data)[-len(CLOSE_OK_FRAME) :]
-        if self._start == CLOSE_OK_FRAME:
-            self.finish()
-
-    def _begin(self, header: bytes) -> None:
-        """Answer the protocol header."""
-        self._start = b""
-        if header not in PROTOCOL_HEADERS:
-            self.out.append(PROTOCOL_HEADER)
-            self.finish()
-            return
-        self.state = State.STARTING
-        amqp_handshake.start(self)
 
     def close_channel(self, channel: AmqpChannel) -> None:
         """Give back what a channel holds in the core; its answer, and forgetting it, are the caller's."""
@@ -576,8 +422,7 @@ class AmqpConnection:
         self.state = State.CLOSED
         self._deadlines.end()
         self.is_closing = True
-        self._backlog = []
-        self._input.clear()
+        self._intake.end()
         self.rouse()
 
     def connection_lost(self, reason: str) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
+PROTOCOL_HEADERS: Final = (PROTOCOL_HEADER, b"AMQP\x01\x01\x00\x09")
+"""What a peer may begin with; the second is that of 0-9 clients, which RabbitMQ takes too."""
 FRAME_BYTES_MIN: Final = 4096
 """The specification's least frame size (section 4.2.3)."""
 
@@ -59,8 +62,13 @@ SERVER_PROPERTIES: Final[dict[str, Any]] = {
 }
 
 
-def start(connection: AmqpConnection) -> None:
-    """Offer the version, what the broker can do, and how to log in."""
+def begin(connection: AmqpConnection, header: bytes) -> None:
+    """Answer the protocol header: offer the version, what the broker can do, and how to log in; or say what is spoken here."""
+    if header not in PROTOCOL_HEADERS:
+        connection.out.append(PROTOCOL_HEADER)
+        connection.finish()
+        return
+    connection.state = State.STARTING
     mechanisms = " ".join(sasl.offered(connection.certificate)).encode()
     connection.send("connection.start", 0, 9, SERVER_PROPERTIES, mechanisms, b"en_US")
 

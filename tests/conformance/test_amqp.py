@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from broker.session.amqp_connection import PROTOCOL_HEADER
+from broker.session.amqp_handshake import PROTOCOL_HEADER
 from broker.session.auth import Accounts
 from broker.wire.amqp import methods
 from broker.wire.amqp.frames import method_frame

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.session.amqp_connection import PROTOCOL_HEADER
+from broker.session.amqp_handshake import PROTOCOL_HEADER
 from broker.wire.amqp import methods
 from broker.wire.amqp.frames import BODY, HEADER, method_frame
 from tests.support.amqp import LOGIN

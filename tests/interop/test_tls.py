@@ -17,7 +17,7 @@ import pytest
 
 from agents.config import BrokerSettings, TlsSettings
 from agents.transport import Outgoing, Transport
-from broker.session.amqp_connection import PROTOCOL_HEADER
+from broker.session.amqp_handshake import PROTOCOL_HEADER
 from broker.wire.amqp import methods
 from broker.wire.amqp.frames import method_frame
 from tests.support.amqp import published

@@ -7,7 +7,8 @@ from typing import Any
 
 from broker.core.broker import Broker
 from broker.net.turn import Turn
-from broker.session.amqp_connection import PROTOCOL_HEADER, AmqpConnection, AmqpLimits
+from broker.session.amqp_connection import AmqpConnection, AmqpLimits
+from broker.session.amqp_handshake import PROTOCOL_HEADER
 from broker.session.auth import Accounts
 from broker.wire.amqp import methods, values
 from broker.wire.amqp.frames import content_frames, method_frame

@@ -10,7 +10,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from broker.net.connection import LINGER_SECONDS, WRITE_BYTES, Connection
-from broker.session.amqp_connection import PROTOCOL_HEADER, AmqpConnection
+from broker.session.amqp_connection import AmqpConnection
+from broker.session.amqp_handshake import PROTOCOL_HEADER
 from broker.session.amqp_limits import AmqpLimits
 from broker.session.stomp import StompSession
 from broker.session.stomp_connect import StompLimits

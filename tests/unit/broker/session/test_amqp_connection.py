@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.session.amqp_connection import PROTOCOL_HEADER, AmqpLimits
+from broker.session.amqp_connection import AmqpLimits
+from broker.session.amqp_handshake import PROTOCOL_HEADER
 from broker.wire.amqp import methods
 from broker.wire.amqp.frames import method_frame
 from broker.wire.amqp.methods import METHODS
