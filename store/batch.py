@@ -225,7 +225,7 @@ def _acknowledge(
     """Record what leaves its lane; return (by lane) the positions that this very batch publishes."""
     cancelled: dict[int, set[int]] = {}
     current = -1
-    first = expected = live_bytes = 0
+    first = expected = live_bytes = start = 0
     lane: Lane | None = None
     for number, position, message in acknowledged:
         if number == current and position == expected:
@@ -233,7 +233,10 @@ def _acknowledge(
             live_bytes += len(message.body) + len(message.header)
             continue
         if lane is not None and expected > first:
-            _bury(state, lane, first, expected, live_bytes, acknowledged, gathered, cancelled)
+            rows = (acknowledged, start)
+            _bury(state, lane, first, expected, live_bytes, rows, gathered, cancelled)
+        # Each row made its run one longer.
+        start += expected - first
         if number != current:
             current = number
             lane = state.find(number)
@@ -244,7 +247,8 @@ def _acknowledge(
         expected = position + 1
         live_bytes = len(message.body) + len(message.header)
     if lane is not None:
-        _bury(state, lane, first, expected, live_bytes, acknowledged, gathered, cancelled)
+        rows = (acknowledged, start)
+        _bury(state, lane, first, expected, live_bytes, rows, gathered, cancelled)
     return cancelled
 
 
@@ -254,7 +258,7 @@ def _bury(
     first: int,
     end: int,
     live_bytes: int,
-    acknowledged: list[tuple[int, int, StoredMessage]],
+    rows: tuple[list[tuple[int, int, StoredMessage]], int],
     gathered: Gathered,
     cancelled: dict[int, set[int]],
 ) -> None:
@@ -270,18 +274,15 @@ def _bury(
             return
     # Spans segments, or names what is dead already or not written yet: one by one.
     number = lane.number
-    sizes = {
-        position: len(message.body) + len(message.header)
-        for of_lane, position, message in acknowledged
-        if of_lane == number and first <= position < end
-    }
+    acknowledged, start = rows
     for position in range(first, end):
         if position >= lane.next:
             cancelled.setdefault(number, set()).add(position)
         elif lane.is_alive(position):
             index = lane.runs.find(position)
             segment = lane.runs.figures[index * RUN_FIELDS + SEGMENT] if index >= 0 else 0
-            gone = [segment, 1, sizes[position]] if index >= 0 else []
+            message = acknowledged[start + position - first][2]
+            gone = [segment, 1, len(message.body) + len(message.header)] if index >= 0 else []
             record = (ACKNOWLEDGE, number, [position, 1], gone)
             gathered.acknowledged.append(record)
             gathered.records_bytes_max += _RECORD_BYTES + 5 * _INTEGER_BYTES
@@ -298,12 +299,12 @@ def _change_bytes_max(state: State, change: tuple[Any, ...]) -> int:
     return _RECORD_BYTES
 
 
-def change_record(
-    state: State,
-    change: tuple[Any, ...],
-    size_of: Callable[[Lane, int], int],
-) -> Record:
-    """Give the record of a change; `size_of` tells the bytes of the message at a position (rare: purge only)."""
+SizesOf = Callable[[Lane, list[int], int], int]
+"""The bytes of living messages of a lane together; the last argument is what each counts that cannot be read."""
+
+
+def change_record(state: State, change: tuple[Any, ...], sizes_of: SizesOf) -> Record:
+    """Give the record of a change; `sizes_of` is asked by purges that leave something."""
     kind = change[0]
     if kind == CHANGE_DEFINE:
         return (DEFINE, change[1], change[2])
@@ -317,26 +318,22 @@ def change_record(
     _, number, end, keep = change
     lane = state.lane(number)
     kept = sorted({position for position in keep if position < end and lane.is_alive(position)})
-    return (PURGE, number, end, kept, _purge_figures(lane, end, kept, size_of))
+    return (PURGE, number, end, kept, _purge_figures(lane, end, kept, sizes_of))
 
 
-def _purge_figures(
-    lane: Lane, end: int, kept: list[int], size_of: Callable[[Lane, int], int]
-) -> list[int]:
+def _purge_figures(lane: Lane, end: int, kept: list[int], sizes_of: SizesOf) -> list[int]:
     """What goes from each run: whole runs by their figures, others by what stays in them."""
     gone: list[int] = []
     for index in range(len(lane.runs)):
         segment, first, last, count, size_bytes = lane.runs.run(index)
         if first >= end:
             break
-        inside = [position for position in kept if first <= position <= last]
-        stay_bytes = sum(size_of(lane, position) for position in inside)
-        stay_count = len(inside)
+        stay = [position for position in kept if first <= position <= last]
         if last >= end:
             position = lane.next_alive(end)
             while position <= last and position < lane.next:
-                stay_count += 1
-                stay_bytes += size_of(lane, position)
+                stay.append(position)
                 position = lane.next_alive(position + 1)
-        gone += [segment, count - stay_count, size_bytes - stay_bytes]
+        stay_bytes = min(size_bytes, sizes_of(lane, stay, size_bytes // count)) if stay else 0
+        gone += [segment, count - len(stay), size_bytes - stay_bytes]
     return gone

@@ -9,7 +9,6 @@ tests/property/test_store_crash.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Final, final
 
@@ -20,9 +19,7 @@ from store.interface import StoredMessage
 from store.record import decode_chunk, encode_chunk, positions_of, ranges_of
 from store.runs import FIRST, SEGMENT
 from store.segment import (
-    SEGMENT_HEADER_BYTES,
     Batch,
-    Segment,
     chunks_of,
     open_segment,
     segment_name,
@@ -111,7 +108,7 @@ class Compactor:
         self._state = state
         self._lock = lock
         self._group_bytes = group_bytes
-        self._batches = _batches(self._segment)
+        self._batches = self._segment.batches()
         self._groups: list[list[Item]] = []
         self._group: list[Item] | None = None
 
@@ -202,16 +199,6 @@ class Compactor:
     def close(self) -> None:
         """Close the segment."""
         self._segment.close()
-
-
-def _batches(segment: Segment) -> Iterator[Batch]:
-    offset = SEGMENT_HEADER_BYTES
-    while True:
-        batch = segment.read_batch(offset)
-        if batch is None:
-            return
-        yield batch
-        offset = batch.end
 
 
 def _run_of(state: State, number: int, first: int, last: int, source: int) -> int:

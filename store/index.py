@@ -473,6 +473,10 @@ class State:
         segment, count, size_bytes = gone
         if index < 0 or lane.runs.figures[index * RUN_FIELDS + SEGMENT] != segment:
             raise ValueError(f"lane {lane.number}: a run of segment {segment} is not there")
+        run_bytes = lane.runs.figures[index * RUN_FIELDS + BYTES]
+        if size_bytes > run_bytes or count == lane.runs.figures[index * RUN_FIELDS + COUNT]:
+            # Only where a purge had to guess: with the last message goes what is left.
+            size_bytes = run_bytes
         lane.subtract(index, count, size_bytes)
         figures = self.segment(segment)
         figures.count -= count

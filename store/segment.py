@@ -138,6 +138,13 @@ class Segment:
             raise Corrupt(self.path, offset, f"batch {header.number}: {error}") from error
         return Batch(self.id, offset, header, decoded, self.size_bytes)
 
+    def batches(self) -> Iterator[Batch]:
+        """The batches from the start on, up to the first that is not whole.  Raises Corrupt, OSError."""
+        offset = SEGMENT_HEADER_BYTES
+        while (batch := self.read_batch(offset)) is not None:
+            yield batch
+            offset = batch.end
+
     def read_chunk(self, offset: int, size_bytes: int, crc: int) -> bytes:
         """Read and check a chunk.  Raises Corrupt."""
         raw = self.file.read(offset, size_bytes)

@@ -99,7 +99,7 @@ class Tail:
             state.apply(record, segment, chunks_offset)
             records.append(record)
         for change in gathered.changes:
-            record = change_record(state, change, reader.size_of)
+            record = change_record(state, change, reader.sizes_of)
             state.apply(record, segment, 0)
             records.append(record)
         return self.close_batch(commit, records, chunks, 0)

@@ -322,7 +322,7 @@ class Upkeep:
                     self._lock,
                     settings.compact_group_bytes,
                 )
-            except Corrupt as error:
+            except (Corrupt, OSError) as error:
                 complain(source, error)
                 self._uncompactable.add(source)
                 return
@@ -338,7 +338,8 @@ class Upkeep:
             assert compactor is not None, "chosen before"
             try:
                 is_more = compactor.prepare()
-            except Corrupt as error:
+            except (Corrupt, OSError) as error:
+                # Only read: what cannot be read stays where it is.
                 self._stop_compacting(compactor, error)
                 is_more = True
             self._is_reading = False
@@ -369,7 +370,7 @@ class Upkeep:
         self._read_aside()
         return moved
 
-    def _stop_compacting(self, compactor: Compactor, error: Corrupt) -> None:
+    def _stop_compacting(self, compactor: Compactor, error: Corrupt | OSError) -> None:
         """It cannot be emptied: nothing is lost by that, and its readers meet the damage with its place."""
         complain(compactor.source, error)
         self._uncompactable.add(compactor.source)

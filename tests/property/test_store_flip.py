@@ -112,7 +112,8 @@ def test_a_start_serves_what_was_stored_or_names_the_damage():
         except StoreError as error:
             refused += 1
             assert "/store/" in str(error), error  # noqa: PT017 -- served whole is right too
-    assert refused > 500 // STRIDE
+            assert not path.endswith(".idx"), f"{path} byte {offset}: its segment is whole"
+    assert refused > 300 // STRIDE
 
 
 def test_salvage_keeps_all_that_is_intact_and_lists_the_rest():
