@@ -15,7 +15,9 @@ from agents.config import BrokerSettings
 from agents.errors import Refused
 from agents.records.files import read_records, send_file
 from agents.transport import Incoming, Outgoing, Transport
+from tests.support.quiet import Stopwatch
 from tests.support.site import ROOT, Site
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 FIXTURES = ROOT.parent / "shared/data/gracc"
 needs_fixtures = pytest.mark.skipif(
@@ -55,7 +57,6 @@ def site(tmp_path):
 def running(site):
     site.start_broker()
     start_collector(site)
-    wait_for(lambda: stats(site) is not None)
     return site
 
 
@@ -65,7 +66,7 @@ def form(records: list[str], command: str = "multiupdate") -> bytes:
 
 
 def get(site: Site, path: str, method: str = "GET", body: bytes = b"") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", site.port(8880), timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", site.port(8880), timeout=PATIENCE_SECONDS)
     try:
         connection.request(method, path, body)
         response = connection.getresponse()
@@ -78,13 +79,6 @@ def stats(site: Site) -> dict[str, int]:
     return json.loads(get(site, "/stats")[1])
 
 
-def wait_for(claim, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not claim():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
 def settings(site: Site) -> BrokerSettings:
     return BrokerSettings(addresses=(f"127.0.0.1:{site.port(61613)}",))
 
@@ -95,7 +89,7 @@ def receive(site: Site, count: int) -> list[dict[str, object]]:
     got: list[Incoming] = []
     try:
         transport.subscribe("/grace.site.raw", 500, got.append)
-        wait_for(lambda: len(got) >= count)
+        wait_until(lambda: len(got) >= count, f"{count} messages", site)
         transport.acknowledge(got)
     finally:
         transport.stop()
@@ -161,14 +155,14 @@ def test_nothing_answered_ok_is_lost_while_the_broker_is_killed(running):
         if running.post(form(records)) == "OK":
             ids.update(f"{number}-{index}" for index in range(5))
     assert len(ids) == 300, "the spool takes what the broker cannot"
-    wait_for(lambda: stats(running)["spool-files"] == 0, 30)
+    wait_until(lambda: stats(running)["spool-files"] == 0, "an empty spool", running)
     transport = Transport(settings(running), "test")
     got: set[object] = set()
     try:
         transport.subscribe(
             "/grace.site.raw", 500, lambda message: got.add(json.loads(message.body)["GlobalJobId"])
         )
-        wait_for(lambda: ids <= got)
+        wait_until(lambda: ids <= got, "all records", running)
     finally:
         transport.stop()
 
@@ -192,9 +186,9 @@ def test_a_full_spool_makes_probes_keep_their_files(site):
 
 def test_stops_within_two_seconds_under_load(running):
     assert running.post(form([GOOD.format(1)] * 100)) == "OK"
-    started = time.monotonic()
+    watch = Stopwatch(running.processes["collector"].pid)
     assert running.stop("collector") == 0
-    assert time.monotonic() - started < 2.5
+    watch.judge(time.monotonic() - watch.started_at, 2.5)
 
 
 def test_a_port_in_use_is_named(running, tmp_path):
@@ -204,7 +198,7 @@ def test_a_port_in_use_is_named(running, tmp_path):
         text=True,
         cwd=ROOT,
         check=False,
-        timeout=30,
+        timeout=PATIENCE_SECONDS,
     )
     assert "cannot listen on" in done.stderr and done.returncode
 
@@ -214,22 +208,24 @@ def test_transport_settles_rejects_and_survives_a_restart(running):
     got: list[Incoming] = []
     try:
         transport.subscribe("/grace.site.raw", 100, got.append)
-        transport.publish("/gracc.site.raw", [Outgoing(b"%d" % n) for n in range(10)], 10)
-        wait_for(lambda: len(got) == 10)
+        transport.publish(
+            "/gracc.site.raw", [Outgoing(b"%d" % n) for n in range(10)], PATIENCE_SECONDS
+        )
+        wait_until(lambda: len(got) == 10, "ten messages", running)
         assert [message.body for message in got] == [b"%d" % n for n in range(10)]
         transport.acknowledge(got[:8])
         transport.reject(got[8], "not wanted", requeue=False)
         transport.reject(got[9], "again", requeue=True)
-        wait_for(lambda: len(got) == 11)
+        wait_until(lambda: len(got) == 11, "one again", running)
         assert got[10].body == b"9" and got[10].is_redelivered
         running.kill("broker", "run")
-        wait_for(lambda: not transport.is_connected())
+        wait_until(lambda: not transport.is_connected(), "the end of the connection", running)
         transport.acknowledge(got[10:])  # Stale: it comes again.
         running.start_broker()
-        wait_for(lambda: len(got) >= 12)
+        wait_until(lambda: len(got) >= 12, "one again", running)
         assert got[11].body == b"9" and got[11].is_redelivered
-        transport.publish("/gracc.site.raw", [Outgoing(b"after")], 10)
-        wait_for(lambda: got[-1].body == b"after")
+        transport.publish("/gracc.site.raw", [Outgoing(b"after")], PATIENCE_SECONDS)
+        wait_until(lambda: got[-1].body == b"after", "what was sent after it", running)
         transport.acknowledge(got[11:])
     finally:
         transport.stop()
@@ -239,7 +235,7 @@ def test_what_the_broker_refuses_is_refused_with_its_text(running):
     transport = Transport(settings(running), "test")
     try:
         with pytest.raises(Refused, match="nosuch"):
-            transport.publish("/exchange/nosuch/key", [Outgoing(b"x")], 10)
-        transport.publish("/gracc.site.raw", [Outgoing(b"y")], 10)
+            transport.publish("/exchange/nosuch/key", [Outgoing(b"x")], PATIENCE_SECONDS)
+        transport.publish("/gracc.site.raw", [Outgoing(b"y")], PATIENCE_SECONDS)
     finally:
         transport.stop()

@@ -22,9 +22,10 @@ import pika
 import pytest
 
 from tests.interop.test_foreign_links import is_up, start
-from tests.interop.test_links import PERSISTENT, Proxy, drain, links, wait_until
+from tests.interop.test_links import PERSISTENT, Proxy, drain, links
 from tests.support.rabbitmq import RabbitMq
 from tests.support.site import Site
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.interop]
 CUTS = int(os.environ.get("GRIDMSG_FOREIGN_CUTS", "12"))
@@ -101,16 +102,15 @@ def test_cuts_at_random_lose_nothing(far_side: tuple[str, int], tmp_path: Path) 
             proxy.cut()
             if number % KILL_EVERY == 0:
                 site.kill("broker", "run")
-                site.start("broker", "run")
-                site.wait_for_port(5672, PATIENCE_SECONDS)
+                site.start_broker()
                 kill_count += 1
-        wait_until(lambda: is_up(site), "the link at the end", site, timeout_s=PATIENCE_SECONDS)
+        wait_until(lambda: is_up(site), "the link at the end", site)
         publisher.is_stopped = True
         publisher.join()
         found = collect(site, publisher.confirmed)
         proxy.cut()
         time.sleep(1.0)
-        wait_until(lambda: is_up(site), "the link after it", site, timeout_s=PATIENCE_SECONDS)
+        wait_until(lambda: is_up(site), "the link after it", site)
         late = collect(site, set())
     finally:
         publisher.is_stopped = True

@@ -16,15 +16,15 @@ from tests.interop.test_links import (
     is_bound,
     links,
     sites,
-    wait_until,
 )
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 __all__ = ["sites"]
 
 
 def ask(site: Site, method: str, path: str, body: object = None) -> Any:
     """Ask the management API; quicker than a command.  Returns the answer, also an error's."""
-    connection = http.client.HTTPConnection("127.0.0.1", site.port(15672), timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", site.port(15672), timeout=PATIENCE_SECONDS)
     login = base64.b64encode(b"guest:guest").decode()
     sent = json.dumps(body or {})
     connection.request(method, f"/api/{path}", sent, {"Authorization": f"Basic {login}"})
@@ -57,7 +57,6 @@ def test_reload_follows_the_file(sites) -> None:
     moves = link(far, "moves", 'push-queues = ["moves"]')
     configure(near, moves)
     near.start_broker()
-    near.wait_for_port(15672)
     wait_until(lambda: row(near, "moves").get("state") == "up", "the link of the file", near, far)
     since = row(near, "moves")["up_since_ms"]
 
@@ -105,7 +104,6 @@ def test_links_added_by_command_and_those_of_the_file(sites) -> None:
     """A name in the file stands above the same name added by command; messages of a deleted link wait in a named queue."""
     near = sites("near")
     near.start_broker()
-    near.wait_for_port(15672)
     nowhere = {"address": ["127.0.0.1:1"], "push-exchanges": ["news"], "retry": 30}
     ask(near, "PUT", "links/mine", nowhere)
     assert ask(near, "POST", "links")["removed"] == [], "what was added by command stays"
@@ -119,7 +117,6 @@ def test_links_added_by_command_and_those_of_the_file(sites) -> None:
     assert ask(near, "POST", "links")["changed"] == ["mine"]
     near.kill("broker", "run")
     near.start_broker()
-    near.wait_for_port(15672)
     shown = ask(near, "GET", "links/mine")["configuration"]
     assert (shown["push-exchanges"], shown["retry"]) == (["news"], 30)
     assert ask(near, "DELETE", "links/mine") == {"kept": {}}

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from certs.authority import LOOPBACK_NAMES, Authority
-from tests.interop.test_links import PERSISTENT, channel, links, wait_until
+from tests.interop.test_links import PERSISTENT, channel, links
+from tests.support.ports import free_offset
 from tests.support.secure import Certificates
-from tests.support.site import Site, free_offset
+from tests.support.site import Site
+from tests.support.waiting import wait_until
 
 FAR = """
 [broker]
@@ -77,11 +79,9 @@ class Pair:
         self.rows.append(text + "".join(f"{one}\n" for one in rest))
 
     def start(self) -> None:
-        self.far.start("broker", "run")
-        self.far.wait_for_port(15672)
+        self.far.start_broker()
         self.near.config.write_text("".join(self.rows))
         self.near.start_broker()
-        self.near.wait_for_port(15672)
 
     def row(self, name: str) -> dict[str, Any]:
         return next(one for one in links(self.near) if one["link"] == name)

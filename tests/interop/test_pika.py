@@ -23,6 +23,7 @@ from pika.exceptions import (
 
 from broker.wire.amqp import methods
 from tests.support.site import Site
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.interop
 
@@ -32,13 +33,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made = Site(tmp_path_factory.mktemp("pika"))
     try:
         made.start_broker()
-        made.wait_for_port(5672)
         yield made
     finally:
         made.close()
 
 
 def connect(site: Site, **options: Any) -> pika.BlockingConnection:
+    options.setdefault("heartbeat", 0)
     options.setdefault("credentials", pika.PlainCredentials("guest", "guest"))
     parameters = pika.ConnectionParameters(
         "127.0.0.1", site.port(5672), connection_attempts=1, **options
@@ -120,7 +121,7 @@ def test_consume_prefetch_ack_nack(site: Site, channel: Any) -> None:
         channel.basic_publish("", "ic", b"%d" % n, pika.BasicProperties(delivery_mode=2))
     channel.basic_qos(prefetch_count=5)
     seen: list[tuple[bytes, bool]] = []
-    for method, _, body in channel.consume("ic", inactivity_timeout=5):
+    for method, _, body in channel.consume("ic", inactivity_timeout=PATIENCE_SECONDS):
         if method is None:
             break
         seen.append((body, method.redelivered))
@@ -142,7 +143,7 @@ def test_a_closed_consumer_leaves_its_messages_redelivered(site: Site) -> None:
     channel = connection.channel()
     channel.queue_declare("il")
     channel.basic_publish("", "il", b"x")
-    for method, _, _ in channel.consume("il", inactivity_timeout=5):
+    for method, _, _ in channel.consume("il", inactivity_timeout=PATIENCE_SECONDS):
         assert method is not None
         break
     connection.close()
@@ -206,7 +207,7 @@ def test_an_unnoticed_queue_deletion_is_told(site: Site) -> None:
     other = connect(site)
     other.channel().queue_delete("ideleted")
     other.close()
-    connection.process_data_events(time_limit=5)
+    connection.process_data_events(time_limit=PATIENCE_SECONDS)
     assert len(cancelled) == 1
     connection.close()
 
@@ -215,11 +216,11 @@ def test_durable_things_outlive_the_process(tmp_path: Path) -> None:
     made = Site(tmp_path)
     try:
         made.start_broker()
-        made.wait_for_port(5672)
         connection = connect(made)
         channel = connection.channel()
         channel.exchange_declare("id", "direct", durable=True)
         channel.queue_declare("id", durable=True)
+        channel.queue_declare("after", durable=True)
         channel.queue_bind("id", "id", "k")
         channel.confirm_delivery()
         properties = pika.BasicProperties(delivery_mode=2, headers={"k": [1, "two"]})
@@ -228,10 +229,10 @@ def test_durable_things_outlive_the_process(tmp_path: Path) -> None:
         for _ in range(10):
             method, _, _ = channel.basic_get("id")
             channel.basic_ack(method.delivery_tag)
-        connection.process_data_events(time_limit=0.3)
+        # Confirmed after them, so they are durable too.
+        channel.basic_publish("", "after", b"", properties)
         made.kill("broker", "run")
         made.start_broker()
-        made.wait_for_port(5672)
         channel = connect(made).channel()
         first = channel.basic_get("id", auto_ack=True)
         assert first[1].headers == {"k": [1, "two"]}
@@ -275,6 +276,6 @@ def test_an_administrator_closes_a_connection(site: Site) -> None:
     (name,) = [row["name"] for row in rows if row["name"].endswith(f":{ours}")]
     site.run("connection", "delete", name)
     with pytest.raises(ConnectionClosedByBroker) as closed:
-        connection.process_data_events(time_limit=60)
+        connection.process_data_events(time_limit=PATIENCE_SECONDS)
     assert closed.value.reply_code == 320
     assert closed.value.reply_text == "CONNECTION_FORCED - Closed via rabbitmqctl"

@@ -9,7 +9,7 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 
 import pika
@@ -21,6 +21,7 @@ from agents.transport import Transport
 from tests.support.rabbitmq import RabbitMq
 from tests.support.site import ROOT, Site, raw_job_ids, wait_until_stored
 from tests.support.usage import DAY, VOS, Probe, bundle_form, record_xml
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.interop
 
@@ -84,9 +85,7 @@ def site(rabbit: RabbitMq, tmp_path) -> Iterator[Site]:
         yield made
     finally:
         made.close()
-        with pika.BlockingConnection(
-            pika.ConnectionParameters("127.0.0.1", rabbit.amqp_port)
-        ) as connection:
+        with on_rabbit(rabbit) as connection:
             channel = connection.channel()
             for name in definitions()["queues"]:
                 channel.queue_purge(name["name"])
@@ -103,11 +102,11 @@ def wire(rabbit: RabbitMq) -> Iterator[Transport]:
     transport.stop()
 
 
-def await_true(site: Site, claim: Callable[[], bool], text: str, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not claim():
-        assert time.monotonic() < deadline, f"{text}\n{site.logs()}"
-        time.sleep(0.2)
+def on_rabbit(rabbit: RabbitMq) -> pika.BlockingConnection:
+    """Nothing is said on it while others are waited for: no heart-beats."""
+    return pika.BlockingConnection(
+        pika.ConnectionParameters("127.0.0.1", rabbit.amqp_port, heartbeat=0)
+    )
 
 
 def records(site: Site, name: str, *words: str) -> list[dict[str, object]]:
@@ -142,7 +141,7 @@ def test_the_whole_scenario(site: Site, rabbit: RabbitMq, wire: Transport) -> No
     assert len(wanted) == COUNT // len(VOS)
     asked = Asked(DAY.date(), DAY.date(), "grace.other.raw", filter_text="vo=cms")
     heard, is_killed = [], False
-    for message in follow(wire, "/grace.site.requests", asked, silence_seconds=60):
+    for message in follow(wire, "/grace.site.requests", asked, silence_seconds=PATIENCE_SECONDS):
         heard.append(message)
         if message.stage == "progress" and not is_killed:
             is_killed = True
@@ -151,7 +150,7 @@ def test_the_whole_scenario(site: Site, rabbit: RabbitMq, wire: Transport) -> No
     assert is_killed and (heard[0].stage, heard[-1].stage) == ("starting", "finished")
     counts = heard[-1].counts
     assert (counts.expected, counts.sent, counts.failed) == (len(wanted), len(wanted), 0)
-    await_true(site, lambda: len(records(site, "other")) >= len(wanted), "the replay is not there")
+    wait_until(lambda: len(records(site, "other")) >= len(wanted), "the replay's records", site)
     assert {str(each["checksum"]) for each in records(site, "other")} == wanted
 
     rows = Counter((VOS[n % 4], 1 + n % 8) for n in numbers)
@@ -164,41 +163,35 @@ def test_the_whole_scenario(site: Site, rabbit: RabbitMq, wire: Transport) -> No
             )
         return found == rows
 
-    await_true(site, is_summarized, "the summary's copy is not there")
+    wait_until(is_summarized, "the summary's copy", site)
 
-    with pika.BlockingConnection(
-        pika.ConnectionParameters("127.0.0.1", rabbit.amqp_port)
-    ) as connection:
+    with on_rabbit(rabbit) as connection:
         channel = connection.channel()
         channel.basic_publish("gracc.site.raw", "", b"no record at all")
-        letters: list[bytes] = []
-
-        def is_dead() -> bool:
-            method, _, body = channel.basic_get("dead-letter", auto_ack=True)
-            letters.extend([body] if method is not None else [])
-            return bool(letters)
-
-        await_true(site, is_dead, "the bad message is no dead letter")
-        assert letters == [b"no record at all"]
+        letter = wait_until(
+            lambda: channel.basic_get("dead-letter", auto_ack=True)[2], "a dead letter", site
+        )
+        assert letter == b"no record at all"
     with pytest.raises(ReplayFailed, match="missing"):
         asked = Asked(date(2026, 3, 14), date(2026, 3, 14), "/exchange/missing/key")
-        list(follow(wire, "/grace.site.requests", asked, silence_seconds=60))
+        list(follow(wire, "/grace.site.requests", asked, silence_seconds=PATIENCE_SECONDS))
     assert sorted(raw_job_ids(site.data / "records.sqlite")) == sorted(expected)
 
 
 def test_unbound_records_are_kept(site: Site, rabbit: RabbitMq) -> None:
     """RabbitMQ confirms what reached no queue; the alternate exchange of the definitions keeps it."""
-    with pika.BlockingConnection(
-        pika.ConnectionParameters("127.0.0.1", rabbit.amqp_port)
-    ) as connection:
+    with on_rabbit(rabbit) as connection:
         channel = connection.channel()
         channel.queue_unbind("grace.site.raw", "gracc.site.raw", "")
         try:
             site.start("collector", "run")
             site.wait_for_port(8880)
             assert site.post(bundle_form([record_xml(1)])) == "OK"
-            found = channel.basic_get("dead-letter", auto_ack=True)
-            assert json.loads(found[2])["GlobalJobId"] == "gw#1"
+            # The collector says OK also from its spool, before it has a connection.
+            letter = wait_until(
+                lambda: channel.basic_get("dead-letter", auto_ack=True)[2], "the record", site
+            )
+            assert json.loads(letter)["GlobalJobId"] == "gw#1"
         finally:
             channel.queue_bind("grace.site.raw", "gracc.site.raw", "")
 

@@ -17,7 +17,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made = Site(tmp_path_factory.mktemp("stomp-clients"))
     try:
         made.start_broker()
-        made.wait_for_port(61613)
         yield made
     finally:
         made.close()

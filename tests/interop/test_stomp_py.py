@@ -2,76 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import random
-import signal
-import socket
-import subprocess
-import sys
 import time
 import uuid
 
 import pytest
+
+from tests.support.site import Site
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 stomp = pytest.importorskip("stomp")
 pika = pytest.importorskip("pika")
 pytestmark = pytest.mark.interop
 
 STOMP_PORT = 61613
-PORTS = (5672, 5671, 61613, 61614, 15674, 15672, 8880)
-WAIT = 10
-
-
-def free_offset():
-    for _ in range(100):
-        offset = random.randrange(100, 3900)
-        try:
-            for port in PORTS:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port + offset))
-        except OSError:
-            continue
-        return offset
-    raise AssertionError("no free ports")
-
-
-class RunningBroker:
-    def __init__(self, folder):
-        self.folder = folder
-        self.offset = free_offset()
-        self.start()
-
-    def start(self):
-        log = open(self.folder / "broker.log", "ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "broker", "broker", "run", "--data", str(self.folder / "site")]
-            + ["--port-offset", str(self.offset)],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
-        )
-        log.close()
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", STOMP_PORT + self.offset), 1).close()
-                return
-            except OSError:
-                text = (self.folder / "broker.log").read_text()
-                assert self.process.poll() is None and time.monotonic() < deadline, text
-                time.sleep(0.05)
-
-    def stop(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        self.process.wait(WAIT)
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory):
-    running = RunningBroker(tmp_path_factory.mktemp("stomp"))
-    yield running
-    running.stop()
+    running = Site(tmp_path_factory.mktemp("stomp"))
+    try:
+        running.start_broker()
+        yield running
+    finally:
+        running.close()
 
 
 class Client(stomp.ConnectionListener):
@@ -103,7 +57,7 @@ class Client(stomp.ConnectionListener):
         self.beats += 1
 
     def get(self):
-        return self.messages.get(timeout=WAIT)
+        return self.messages.get(timeout=PATIENCE_SECONDS)
 
     def close(self):
         # stomp.py says "connected" for a while after DISCONNECT, and then fails on its closed socket.
@@ -140,7 +94,7 @@ def test_send_subscribe_acknowledge(client, name, version):
         headers["odd"] = "a:b\nc\\d"
     one.connection.send(f"/queue/{name}", "hello", headers=headers)
     frame = one.get()
-    assert one.receipts.get(timeout=WAIT) == "r1"
+    assert one.receipts.get(timeout=PATIENCE_SECONDS) == "r1"
     assert (frame.body, frame.headers["foo"]) == ("hello", "bär")
     assert frame.headers["destination"] == f"/queue/{name}"
     assert frame.headers.get("odd") == headers.get("odd")
@@ -154,7 +108,7 @@ def test_send_subscribe_acknowledge(client, name, version):
     one.close()
     other = client("1.2")
     other.connection.subscribe(f"/queue/{name}", id="1", receipt="s")
-    assert other.receipts.get(timeout=WAIT) == "s"
+    assert other.receipts.get(timeout=PATIENCE_SECONDS) == "s"
     assert other.messages.empty() and other.errors.empty()
 
 
@@ -198,20 +152,20 @@ def test_large_binary_body(client, name):
 def test_error_names_what_was_wrong_and_closes(client):
     one = client()
     one.connection.send("/nowhere", "x", headers={"receipt": "r9"})
-    frame = one.errors.get(timeout=WAIT)
+    frame = one.errors.get(timeout=PATIENCE_SECONDS)
     assert frame.headers["message"] == "Unknown destination"
     assert frame.headers["receipt-id"] == "r9" and "/gracc.*.raw" in frame.body
-    deadline = time.monotonic() + WAIT
-    while one.connection.is_connected():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not one.connection.is_connected(), "the end of the connection")
 
 
-def test_heart_beats_keep_an_idle_connection(client, name):
-    one = client(heartbeats=(200, 200))
+def test_heart_beats_keep_an_idle_connection(broker, client, name):
+    """Ours to the client soon, the client's to us in time; stomp.py's own patience is not looked at here."""
+    one = client(heartbeats=(2000, 200), heart_beat_receive_scale=500)
     one.connection.subscribe(f"/queue/{name}", id="1")
-    time.sleep(1.5)
-    assert one.connection.is_connected() and one.beats >= 3
+    # Longer than the broker bears silence, which is twice of what was agreed.
+    time.sleep(4.5)
+    wait_until(lambda: one.beats >= 3, "heart-beats", broker)
+    assert one.connection.is_connected()
     one.connection.send(f"/queue/{name}", "still here")
     assert one.get().body == "still here"
 
@@ -248,7 +202,7 @@ def test_both_protocols_on_one_exchange_and_queue(broker, client, name):
                 "receipt": "r",
             },
         )
-        assert one.receipts.get(timeout=WAIT) == "r"
+        assert one.receipts.get(timeout=PATIENCE_SECONDS) == "r"
         method, properties, body = channel.basic_get(name, auto_ack=True)
         assert body == b"from stomp" and method.routing_key == "a.b"
         assert properties.content_type == "text/plain" and properties.delivery_mode == 2
@@ -273,8 +227,9 @@ def test_both_protocols_on_one_exchange_and_queue(broker, client, name):
 
 
 def test_receipted_messages_survive_kill_9(tmp_path, name):
-    broker = RunningBroker(tmp_path)
+    broker = Site(tmp_path)
     try:
+        broker.start_broker()
         one = Client(broker)
         for number in range(50):
             one.connection.send(
@@ -282,12 +237,14 @@ def test_receipted_messages_survive_kill_9(tmp_path, name):
                 str(number),
                 headers={"persistent": "true", "receipt": str(number)},
             )
-        assert [one.receipts.get(timeout=WAIT) for _ in range(50)] == [str(n) for n in range(50)]
-        broker.stop(signal.SIGKILL)
-        broker.start()
+        assert [one.receipts.get(timeout=PATIENCE_SECONDS) for _ in range(50)] == [
+            str(n) for n in range(50)
+        ]
+        broker.kill("broker", "run")
+        broker.start_broker()
         other = Client(broker)
         other.connection.subscribe(f"/queue/{name}", id="1")
         assert [other.get().body for _ in range(50)] == [str(number) for number in range(50)]
         other.close()
     finally:
-        broker.stop()
+        broker.close()

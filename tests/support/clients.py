@@ -46,9 +46,12 @@ def _build(language: str, factory: pytest.TempPathFactory) -> Path | str:
         return f"{command[0]} is not installed: the client {language} cannot be built"
     folder = factory.mktemp("client") / language
     shutil.copytree(CLIENTS / language, folder)
-    done = subprocess.run(  # noqa: S603 - our own commands
-        command, cwd=folder, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - our own commands
+            command, cwd=folder, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"{' '.join(command)} is not done after {BUILD_SECONDS} s on this machine"
     if done.returncode:
         if language == "perl":
             return "Net::Stomp is not installed: apt-get install libnet-stomp-perl"

@@ -1,4 +1,4 @@
-"""A RabbitMQ node of one's own for tests: free ports, everything in one folder, ended by its process group."""
+"""A RabbitMQ node of one's own for tests: ports of its own, everything in one folder, ended by its process group."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
+from tests.support.site import listens
+from tests.support.waiting import wait_until
+
 SERVERS = (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), Path("/usr/sbin/rabbitmq-server"))
-START_S = 90.0
+START_S = 300.0
 
 
 def server_path() -> Path:
@@ -28,14 +30,6 @@ def server_path() -> Path:
     return Path(found)
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 class RabbitMq:
     """One node with the STOMP plugin; guest/guest, from loopback."""
 
@@ -43,7 +37,7 @@ class RabbitMq:
         self.server = server_path()
         self.folder = folder
         folder.mkdir(parents=True)
-        self.amqp_port, self.stomp_port, epmd, distribution = free_ports(4)
+        self.amqp_port, self.stomp_port, epmd, distribution = (free_port() for _ in range(4))
         (folder / "plugins").write_text("[rabbitmq_stomp].\n")
         self.definitions = folder / "definitions.json"
         self.definitions.write_text(json.dumps(definitions))
@@ -70,27 +64,30 @@ class RabbitMq:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the node and wait until it takes STOMP."""
+        """Start the node and wait until it takes AMQP and STOMP."""
         with (self.folder / "out.log").open("ab") as out:
-            self.process = subprocess.Popen(
+            process = self.process = subprocess.Popen(
                 [self.server],
                 env=self.environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.stomp_port), 1).close()
-            except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    out_text = (self.folder / "out.log").read_text(errors="replace")[-3000:]
-                    self.end(signal.SIGKILL)
-                    pytest.fail(f"RabbitMQ did not start\n{out_text}")
-                time.sleep(0.2)
-            else:
-                return
+
+        def is_there() -> bool:
+            if process.poll() is not None:
+                pytest.fail(f"RabbitMQ ended\n{self.logs()}")
+            return listens(self.amqp_port) and listens(self.stomp_port)
+
+        try:
+            wait_until(is_there, "RabbitMQ", self, timeout_s=START_S, pause_s=0.2)
+        except BaseException:
+            self.end(signal.SIGKILL)
+            raise
+
+    def logs(self) -> str:
+        """The end of what the server said, for a failure's text."""
+        return (self.folder / "out.log").read_text(errors="replace")[-3000:]
 
     def import_definitions(self) -> None:
         """Load the definitions as docs/rabbitmq.md says."""

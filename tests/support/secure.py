@@ -7,7 +7,6 @@ import re
 import ssl
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from cryptography import x509
@@ -19,6 +18,7 @@ from broker.cli.base import ClientTls
 from broker.cli.client import Client as Management
 from certs.authority import LOOPBACK_NAMES, Authority
 from tests.support.site import ROOT, Site
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ALL_RIGHTS = {"configure": ".*", "write": ".*", "read": ".*"}
 CONFIG = """
@@ -128,19 +128,12 @@ class SecureBroker(Site):
 
     def start_secure(self) -> None:
         """Start the broker and wait until it is active."""
-        before = self.log.read_text() if self.log.exists() else ""
-        self.start("broker", "run")
-        deadline = time.monotonic() + 60
-        while not (
-            found := re.search("broker active.*", self.log.read_text()[len(before) :])
-            if self.log.exists()
-            else None
-        ):
-            running = self.processes["broker run"].poll() is None
-            assert running and time.monotonic() < deadline, self.logs()
-            time.sleep(0.05)
-        told = re.findall(r"(\w+) with TLS [^ ]*?:(\d+)(?=,|$)", found[0])
-        assert len(told) == len(PROTOCOLS) * len(PLACES), found[0]
+        before_bytes = self.log_bytes() if self.log.exists() else 0
+        self.start_broker()
+        # The whole line: it ends with what the broker says next, or with its own end.
+        (found, *_) = self.lines("broker active.*\n", after_bytes=before_bytes)
+        told = re.findall(r"(\w+) with TLS [^ ]*?:(\d+)(?=,|$)", found.rstrip())
+        assert len(told) == len(PROTOCOLS) * len(PLACES), found
         for index, (protocol, port) in enumerate(told):
             self._ports[protocol, list(PLACES)[index % len(PLACES)]] = int(port)
 
@@ -163,18 +156,17 @@ class SecureBroker(Site):
         """How long the log is by now."""
         return self.log.stat().st_size
 
-    def logged(self, pattern: str, timeout_s: float = 20, after_bytes: int = 0) -> int:
+    def logged(self, pattern: str, after_bytes: int = 0) -> int:
         """Wait for a line of the log that matches; returns how many there are."""
-        return len(self.lines(pattern, timeout_s, after_bytes))
+        return len(self.lines(pattern, after_bytes))
 
-    def lines(self, pattern: str, timeout_s: float = 20, after_bytes: int = 0) -> list[str]:
+    def lines(self, pattern: str, after_bytes: int = 0) -> list[str]:
         """Wait for lines of the log that match, and return what matched."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = re.findall(pattern, self.log.read_bytes()[after_bytes:].decode())
-            if found or time.monotonic() > deadline:
-                return found
-            time.sleep(0.02)
+
+        def found() -> list[str]:
+            return re.findall(pattern, self.log.read_bytes()[after_bytes:].decode())
+
+        return wait_until(found, f"in the log: {pattern}", self)
 
     def tell(self, *words: str) -> str:
         """Run a command against the broker by its management address; returns what it says."""
@@ -183,7 +175,7 @@ class SecureBroker(Site):
                 sys.executable, "-m", "broker", *words,
                 "--url", f"https://localhost:{self.secure_port('management')}", "--ca", str(self.certificates.ca),
             ],
-            capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
+            capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
