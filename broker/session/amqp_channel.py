@@ -1,13 +1,12 @@
 """A channel of an AMQP connection: content in, deliveries out, settling, confirms, transactions.
 
-What declares and deletes is in `amqp_topology`; the table of methods that a channel takes is in `amqp_operations`.  A channel is
-the core's Sink for its consumers.  Every delivery tag that is not settled is a key of `_unsettled`; tags only grow.
+What declares and deletes is in `amqp_topology`; the table of methods that a channel takes is in `amqp_operations`; its delivery tags
+are in `amqp_unsettled`, what it holds in tx mode is in `amqp_transaction`.  A channel is the core's Sink for its consumers.
 Tests: tests/unit/broker/session/test_amqp_channel.py, tests/conformance/amqp.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -15,7 +14,6 @@ from broker.core.arguments import type_name
 from broker.core.message import Message
 from broker.core.subscription import UNLIMITED, Credit, Subscription
 from broker.errors import (
-    AccessRefused,
     NotAllowed,
     NotFound,
     NotImplementedByBroker,
@@ -23,9 +21,9 @@ from broker.errors import (
     ResourceLimit,
 )
 from broker.session.amqp_consumer import Consumer
-from broker.session.amqp_patience import Patience
 from broker.session.amqp_reply import REPLY_TO, add_queue, with_name
 from broker.session.amqp_transaction import Transaction
+from broker.session.amqp_unsettled import Unsettled
 from broker.wire.amqp import methods
 from broker.wire.amqp.frames import content_frames, content_pieces, method_frame
 from broker.wire.properties import AMQP
@@ -45,15 +43,11 @@ class AmqpChannel:
     """One open channel; `is_open` is False once either side began to close it."""
 
     __slots__ = (
-        "_delivery_tag",
-        "_first_unsettled",
         "_named_count",
-        "_patience",
         "_prefetch",
         "_shared",
         "_shared_limit",
         "_transaction",
-        "_unsettled",
         "confirmed_seq",
         "connection",
         "consumers",
@@ -66,6 +60,7 @@ class AmqpChannel:
         "promised_seq",
         "published_seq",
         "reply_queue",
+        "unsettled",
         "vhost",
     )
 
@@ -84,15 +79,12 @@ class AmqpChannel:
         self.published_seq = 0
         self.promised_seq = 0
         self.confirmed_seq = 0
-        self._delivery_tag = 0
-        self._first_unsettled = 1
-        self._unsettled: dict[int, Delivery] = {}
+        self.unsettled = Unsettled()
         self._prefetch = 0
         self._shared: Credit | None = None
         self._shared_limit = 0
         self._transaction: Transaction | None = None
         self._named_count = 0
-        self._patience = Patience()
         self.reply_queue = ""
 
     # Out
@@ -108,16 +100,11 @@ class AmqpChannel:
             connection.rouse()
         consumer = subscription.context
         assert isinstance(consumer, Consumer), "subscriptions of a channel carry their consumer"
-        tag = self._delivery_tag
-        if subscription.is_acknowledged:
-            unsettled = self._unsettled
-            for number, delivery in enumerate(run, tag + 1):
-                unsettled[number] = delivery
-        self._delivery_tag = tag + len(run)
+        tag = self.unsettled.hand_out(run, is_acknowledged=subscription.is_acknowledged)
         consumer.encode(run, tag, connection.out)
         if consumer.unfit:
             for number, _ in consumer.unfit:
-                self._unsettled.pop(number, None)
+                self.unsettled.forget(number)
             connection.unfit.append(
                 ([delivery for _, delivery in consumer.unfit], subscription.is_acknowledged)
             )
@@ -164,7 +151,7 @@ class AmqpChannel:
                 message = Message(
                     destination, AMQP, header, body, is_persistent, priority, now_ms, expires_at
                 )
-                self._hold(self._transaction, message, is_mandatory, copies)
+                self._transaction.hold(message, is_mandatory, copies, connection.limits)
             return
         is_confirming = self.is_confirming
         if is_confirming:
@@ -249,10 +236,9 @@ class AmqpChannel:
             self._prefetch = count
         else:
             self._shared_limit = count
-            held = sum(1 for one in self._unsettled.values() if one.subscription is not None)
             if self._shared is None:
                 self._shared = Credit(0)
-            self._shared.left = (count or UNLIMITED) - held
+            self._shared.left = (count or UNLIMITED) - self.unsettled.consumed_count()
             for subscription in self.consumers.values():
                 if subscription.is_acknowledged:
                     subscription.shared = self._shared
@@ -316,13 +302,11 @@ class AmqpChannel:
             if len(delivery.message.header_as(AMQP)) <= connection.header_bytes_max:
                 break
             connection.refuse_unfit([delivery], is_acknowledged=not no_ack)
-        self._delivery_tag += 1
-        if not no_ack:
-            self._unsettled[self._delivery_tag] = delivery
+        tag = self.unsettled.hand_out([delivery], is_acknowledged=not no_ack) + 1
         message = delivery.message
         method = methods.encode(
             "basic.get-ok",
-            self._delivery_tag,
+            tag,
             delivery.count > 0,
             message.exchange,
             message.routing_key,
@@ -344,7 +328,7 @@ class AmqpChannel:
 
     def acknowledge(self, tag: int, multiple: bool) -> None:
         """Settle one delivery, or all up to it, for good."""
-        taken = self._take(tag, multiple)
+        taken = self.unsettled.take(tag, multiple)
         if self._transaction is not None:
             self._transaction.acknowledged += taken
         else:
@@ -352,7 +336,7 @@ class AmqpChannel:
 
     def nack(self, tag: int, multiple: bool, requeue: bool) -> None:
         """Refuse one delivery, or all up to it: back to the queue, or dead."""
-        taken = self._take(tag, multiple)
+        taken = self.unsettled.take(tag, multiple)
         transaction = self._transaction
         if transaction is not None:
             (transaction.requeued if requeue else transaction.rejected).extend(taken)
@@ -364,48 +348,13 @@ class AmqpChannel:
         else:
             broker.reject(deliveries)
 
-    def _take(self, tag: int, multiple: bool) -> list[tuple[int, Delivery]]:
-        """Remove what a tag names from the unsettled; raises PreconditionFailed."""
-        unsettled = self._unsettled
-        if not multiple:
-            delivery = unsettled.pop(tag, None)
-            if delivery is None:
-                raise PreconditionFailed(f"unknown delivery tag {tag}")
-            return [(tag, delivery)]
-        if tag == 0:
-            tag = self._delivery_tag
-        elif tag not in unsettled:
-            raise PreconditionFailed(f"unknown delivery tag {tag}")
-        # Tags in a row, or where most of them are settled long since, those that are there: never by the age of the channel,
-        # nor from the front of a dict that lost its front, which is slow to find.
-        numbers: Iterable[int] = range(self._first_unsettled, tag + 1)
-        if tag - self._first_unsettled > 2 * len(unsettled):
-            numbers = sorted([number for number in unsettled if number <= tag])
-        taken: list[tuple[int, Delivery]] = []
-        for number in numbers:
-            delivery = unsettled.pop(number, None)
-            if delivery is not None:
-                taken.append((number, delivery))
-        self._first_unsettled = tag + 1
-        return taken
-
     def recover(self, requeue: bool, *, is_answered: bool) -> None:
         """Put everything unsettled back into its queue."""
         if not requeue:
             raise NotImplementedByBroker("requeue=false")
-        self.connection.broker.requeue(self._take_all())
+        self.connection.broker.requeue(self.unsettled.take_all())
         if is_answered:
             self.reply("basic.recover-ok")
-
-    def _take_all(self) -> list[Delivery]:
-        deliveries = [self._unsettled[tag] for tag in sorted(self._unsettled)]
-        self._unsettled.clear()
-        self._first_unsettled = self._delivery_tag + 1
-        return deliveries
-
-    def is_overdue(self, now: float, timeout_seconds: float) -> bool:
-        """Whether a delivery has waited too long for its acknowledgement."""
-        return self._patience.is_over(self._unsettled, self._delivery_tag, now, timeout_seconds)
 
     # Transactions
 
@@ -417,35 +366,10 @@ class AmqpChannel:
             self._transaction = Transaction()
         self.reply("tx.select-ok")
 
-    def _hold(
-        self,
-        transaction: Transaction,
-        message: Message,
-        is_mandatory: bool,
-        copies: tuple[str, ...],
-    ) -> None:
-        limits = self.connection.limits
-        transaction.held_bytes += len(message.body) + len(message.header)
-        if (
-            transaction.held_bytes > limits.transaction_bytes_max
-            or len(transaction.published) >= limits.transaction_count_max
-        ):
-            raise ResourceLimit(
-                f"transaction holds more than {limits.transaction_bytes_max} bytes or "
-                f"{limits.transaction_count_max} messages"
-            )
-        transaction.published.append((message, is_mandatory, copies))
-
     def tx_commit(self) -> None:
         """Do what was held, all in this turn's unit."""
         transaction = self._require_transaction()
-        # Asked before anything is done: what fails then leaves nothing half done.
-        for message, _, _ in transaction.published:
-            if self.vhost.exchange(message.exchange).is_internal:
-                raise AccessRefused(
-                    f"cannot publish to internal exchange '{message.exchange}' in vhost "
-                    f"'{self.vhost.name}'"
-                )
+        transaction.check(self.vhost)
         self._transaction = Transaction()
         is_whole = True
         for message, is_mandatory, copies in transaction.published:
@@ -468,14 +392,9 @@ class AmqpChannel:
     def tx_rollback(self) -> None:
         """Forget what was held; its deliveries are unsettled again."""
         transaction = self._require_transaction()
-        self._undo(transaction)
+        self.unsettled.put_back(transaction.settled())
         self._transaction = Transaction()
         self.reply("tx.rollback-ok")
-
-    def _undo(self, transaction: Transaction) -> None:
-        for tag, delivery in transaction.settled():
-            self._unsettled[tag] = delivery
-            self._first_unsettled = min(self._first_unsettled, tag)
 
     def _require_transaction(self) -> Transaction:
         if self._transaction is None:
@@ -491,9 +410,9 @@ class AmqpChannel:
             self.vhost.unsubscribe(subscription)
         self.consumers.clear()
         if self._transaction is not None:
-            self._undo(self._transaction)
+            self.unsettled.put_back(self._transaction.settled())
             self._transaction = None
-        return self._take_all()
+        return self.unsettled.take_all()
 
 
 def _priority(arguments: dict[str, Any], queue: str, vhost: str) -> int:

@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
-from broker.errors import BrokerError, PreconditionFailed
+from broker.errors import BrokerError
 from broker.session.amqp_deadlines import Deadlines
 from broker.session.amqp_gap import Gap
 from broker.session.amqp_handshake import State
 from broker.session.amqp_intake import Intake
 from broker.session.amqp_limits import AmqpLimits
+from broker.session.amqp_patience import overdue
 from broker.session.amqp_promises import Promises
 from broker.session.amqp_publishing import Publishing
 from broker.wire.amqp import methods
@@ -325,13 +326,8 @@ class AmqpConnection:
         timeout_seconds = self.limits.acknowledgement_seconds
         self._deadlines.look_again(now, timeout_seconds)
         for number, channel in list(self.channels.items()):
-            if channel.is_open and channel.is_overdue(now, timeout_seconds):
-                text = (
-                    f"delivery acknowledgement on channel {number} timed out. Timeout value used: "
-                    f"{round(timeout_seconds * 1000)} ms. This timeout value can be configured, see "
-                    "consumers doc guide to learn more"
-                )
-                self.refuse(PreconditionFailed(text), number, b"")
+            if channel.is_open and channel.unsettled.is_overdue(now, timeout_seconds):
+                self.refuse(overdue(number, timeout_seconds), number, b"")
                 self.rouse()
 
     def _beat(self, now: float) -> None:

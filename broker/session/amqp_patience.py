@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, final
 
+from broker.errors import PreconditionFailed
+
 CHECK_SECONDS_MAX: Final = 60.0
 """How often to look, at least; short timeouts are looked at four times in their span."""
 
@@ -17,6 +19,15 @@ CHECK_SECONDS_MAX: Final = 60.0
 def check_seconds(timeout_seconds: float) -> float:
     """How often to look for a timeout of that length."""
     return min(CHECK_SECONDS_MAX, timeout_seconds / 4)
+
+
+def overdue(number: int, timeout_seconds: float) -> PreconditionFailed:
+    """What a channel hears whose patience is over, in RabbitMQ's words."""
+    return PreconditionFailed(
+        f"delivery acknowledgement on channel {number} timed out. Timeout value used: "
+        f"{round(timeout_seconds * 1000)} ms. This timeout value can be configured, see "
+        "consumers doc guide to learn more"
+    )
 
 
 @final

@@ -178,9 +178,9 @@ def test_multiple_after_many_single_acknowledgements() -> None:
     for tag in [*range(2, 40, 2), *range(41, 59)]:
         peer.send(1, "basic.ack", tag, False)
     peer.send(1, "basic.ack", 5, True)
-    assert sorted(peer.session.channels[1]._unsettled) == [*range(7, 40, 2), 40, 59, 60]
+    assert sorted(peer.session.channels[1].unsettled.deliveries) == [*range(7, 40, 2), 40, 59, 60]
     peer.send(1, "basic.ack", 59, True)
-    assert sorted(peer.session.channels[1]._unsettled) == [60]
+    assert sorted(peer.session.channels[1].unsettled.deliveries) == [60]
     peer.publish("q", b"next")
     peer.send(1, "basic.ack", 0, True)
     assert house.vhost.queues["q"].unsettled_count == 0
