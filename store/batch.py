@@ -125,6 +125,11 @@ def gather(
 
 def _group(published: list[tuple[StoredMessage, int, int]], gathered: Gathered) -> list[Group]:
     """Put messages of the same lanes together; those that are alone in their lane are packed at once."""
+    if len(published) > 1 and published[0][1] == published[-1][1]:
+        rows, lanes, places = zip(*published, strict=True)
+        if lanes.count(lanes[0]) == len(lanes):
+            # One busy queue: nothing to sort.
+            return [Group([(lanes[0], list(places))], list(rows))]
     single: dict[int, tuple[list[int], list[StoredMessage]]] = {}
     several: dict[tuple[int, ...], Group] = {}
     current = -1
@@ -160,10 +165,8 @@ def _group(published: list[tuple[StoredMessage, int, int]], gathered: Gathered) 
         if len(messages) == 1:
             # Ten thousand queues with a message each: nothing to divide.
             message = messages[0]
-            size_bytes = len(message.body) + len(message.header)
-            chunks.append(
-                (encode_single(message), messages, [(lane, [positions[0], 1], size_bytes)])
-            )
+            place = (lane, [positions[0], 1], message.size)
+            chunks.append((encode_single(message), messages, [place]))
         elif messages:
             groups.append(Group([(lane, positions)], messages))
     gathered.message_count += len(chunks)
@@ -195,7 +198,7 @@ def _fan_out(
 def _pack(group: Group, chunk_bytes: int, gathered: Gathered) -> None:
     messages = group.messages
     count = len(messages)
-    sizes = [len(message.body) + len(message.header) for message in messages]
+    sizes = [message.size for message in messages]
     total = sum(sizes)
     gathered.message_count += count
     step = count
@@ -230,7 +233,7 @@ def _acknowledge(
     for number, position, message in acknowledged:
         if number == current and position == expected:
             expected += 1
-            live_bytes += len(message.body) + len(message.header)
+            live_bytes += message.size
             continue
         if lane is not None and expected > first:
             rows = (acknowledged, start)
@@ -245,7 +248,7 @@ def _acknowledge(
                 lane = state.lane(number)
         first = position
         expected = position + 1
-        live_bytes = len(message.body) + len(message.header)
+        live_bytes = message.size
     if lane is not None:
         rows = (acknowledged, start)
         _bury(state, lane, first, expected, live_bytes, rows, gathered, cancelled)
@@ -282,7 +285,7 @@ def _bury(
             index = lane.runs.find(position)
             segment = lane.runs.figures[index * RUN_FIELDS + SEGMENT] if index >= 0 else 0
             message = acknowledged[start + position - first][2]
-            gone = [segment, 1, len(message.body) + len(message.header)] if index >= 0 else []
+            gone = [segment, 1, message.size] if index >= 0 else []
             record = (ACKNOWLEDGE, number, [position, 1], gone)
             gathered.acknowledged.append(record)
             gathered.records_bytes_max += _RECORD_BYTES + 5 * _INTEGER_BYTES

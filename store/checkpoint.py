@@ -8,10 +8,10 @@ the last checkpoint.  Order of syncs: FORMAT.md.  Tests: tests/unit/store/test_j
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import Any, Final, final
 
+from store.checksum import crc32
 from store.errors import Corrupt, VersionMismatch
 from store.files import File, FileSystem
 from store.index import SUMMARY, Extent, Lane, State, first_of
@@ -230,8 +230,8 @@ def encode_checkpoint(
         parts.append(_LENGTH.pack(len(blob)))
         parts.append(blob)
     payload = b"".join(parts)
-    fields = _HEADER.pack(CHECKPOINT_MAGIC, epoch, 0, number, len(payload), zlib.crc32(payload))
-    return fields + _CRC.pack(zlib.crc32(fields)) + payload
+    fields = _HEADER.pack(CHECKPOINT_MAGIC, epoch, 0, number, len(payload), crc32(payload))
+    return fields + _CRC.pack(crc32(fields)) + payload
 
 
 def decode_checkpoint(raw: bytes, path: str) -> Checkpoint:
@@ -239,7 +239,7 @@ def decode_checkpoint(raw: bytes, path: str) -> Checkpoint:
     start = _HEADER.size + _CRC.size
     if len(raw) < start or raw[:_KIND_BYTES] != CHECKPOINT_MAGIC[:_KIND_BYTES]:
         raise Corrupt(path, 0, "not the header of a checkpoint")
-    if zlib.crc32(raw[: _HEADER.size]) != _CRC.unpack(raw[_HEADER.size : start])[0]:
+    if crc32(raw[: _HEADER.size]) != _CRC.unpack(raw[_HEADER.size : start])[0]:
         raise Corrupt(path, 0, "the checkpoint's header fails its checksum")
     if raw[:8] != CHECKPOINT_MAGIC:
         raise VersionMismatch(
@@ -248,7 +248,7 @@ def decode_checkpoint(raw: bytes, path: str) -> Checkpoint:
         )
     _, epoch, _, number, length, crc = _HEADER.unpack(raw[: _HEADER.size])
     payload = raw[start:]
-    if len(payload) != length or zlib.crc32(payload) != crc:
+    if len(payload) != length or crc32(payload) != crc:
         raise Corrupt(path, start, "the checkpoint fails its checksum")
     try:
         place = Place(*decode_start(next(_pieces(payload)), 4))
@@ -275,7 +275,7 @@ def encode_page(epoch: int, segment: int, lane: int, extents: list[Extent]) -> b
     """Give the bytes of a sidecar page."""
     payload = encode_value([[e[0], e[1], e[3], e[4], e[5], e[6]] for e in extents])
     fields = _PAGE.pack(PAGE_MAGIC, epoch, segment, lane, len(payload), len(extents))
-    return fields + _CRC.pack(zlib.crc32(payload, zlib.crc32(fields))) + payload
+    return fields + _CRC.pack(crc32(payload, crc32(fields))) + payload
 
 
 def decode_page(raw: bytes, path: str, offset: int, segment: int, lane: int) -> list[Extent]:
@@ -285,7 +285,7 @@ def decode_page(raw: bytes, path: str, offset: int, segment: int, lane: int) -> 
     fields, payload = raw[: _PAGE.size], raw[PAGE_HEADER_BYTES:]
     _, _, of_segment, of_lane, length, _ = _PAGE.unpack(fields)
     crc = _CRC.unpack(raw[_PAGE.size : PAGE_HEADER_BYTES])[0]
-    if length != len(payload) or zlib.crc32(payload, zlib.crc32(fields)) != crc:
+    if length != len(payload) or crc32(payload, crc32(fields)) != crc:
         raise Corrupt(path, offset, "the page fails its checksum")
     if (of_segment, of_lane) != (segment, lane):
         raise Corrupt(path, offset, f"the page belongs to lane {of_lane}")

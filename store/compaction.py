@@ -142,7 +142,7 @@ class Compactor:
         for offset, size_bytes, crc, living in found:
             raw = self._segment.read_chunk(offset, size_bytes, crc)
             try:
-                messages = decode_chunk(raw, self.source, offset)
+                messages = decode_chunk(raw)
             except (ValueError, TypeError) as error:
                 raise Corrupt(self._segment.path, offset, f"messages: {error}") from error
             items.append(Item(messages, [(n, list(positions_of(ranges))) for n, ranges in living]))

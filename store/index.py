@@ -96,8 +96,13 @@ class Lane:
 
     def alive_in(self, first: int, end: int) -> int:
         """How many messages lie in [first, end)."""
-        first, end = max(first, self.head), min(end, self.next)
-        return end - first - self.dead.count_in(first, end) if first < end else 0
+        if first < self.head:
+            first = self.head
+        if end > self.next:
+            end = self.next
+        if first >= end:
+            return 0
+        return end - first - self.dead.count_in(first, end) if self.dead else end - first
 
     def bury(self, first: int, end: int) -> None:
         """Mark [first, end) dead; figures are the caller's business."""
@@ -136,7 +141,9 @@ class Lane:
                 for index in range(0, len(ranges) - 2, 2):
                     gap = ranges[index] + ranges[index + 1]
                     self._skip(gap, ranges[index + 2])
-            count = end - first - (self.dead.count_in(first, end) if len(ranges) > 2 else 0)
+                count = end - first - self.dead.count_in(first, end)
+            else:
+                count = end - first
         else:
             count = self._interleave(ranges, end)
         runs = self.runs
@@ -332,7 +339,7 @@ class State:
 
     def lane(self, number: int) -> Lane:
         """The lane, to be changed; made when it is first heard of."""
-        lane = self.find(number)
+        lane = self.lanes.get(number) or self.find(number)
         if lane is None:
             lane = self.lanes[number] = Lane(number)
             if number >= self.next_lane:

@@ -197,7 +197,7 @@ def _verify_chunks(segment: Segment, batch: Batch, report: Report) -> None:
     for offset, size_bytes, crc, _ in chunks_of(batch):
         try:
             raw = segment.read_chunk(offset, size_bytes, crc)
-            report.message_count += len(decode_chunk(raw, segment.id, offset))
+            report.message_count += len(decode_chunk(raw))
         except Corrupt as error:
             report.damage.append(error)
         except ValueError as error:

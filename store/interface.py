@@ -20,8 +20,8 @@ class StoredMessage:
 
     `format` names the codec of `header` (0 AMQP content header properties, 1 STOMP header block);
     `published_at` and `expires_at` are milliseconds since 1970 (0: never expires).  `trace` is
-    what links keep of a message's origin and way (broker/link/trace.py), opaque here, mostly empty.  `segment`, `offset`
-    and `size` belong to the store: 0 until the message is written.
+    what links keep of a message's origin and way (broker/link/trace.py), opaque here, mostly empty.  `size` is
+    the bytes of header and body, which is what a message counts for in the figures of lanes and segments.
     """
 
     __slots__ = (
@@ -31,11 +31,9 @@ class StoredMessage:
         "format",
         "header",
         "is_persistent",
-        "offset",
         "priority",
         "published_at",
         "routing_key",
-        "segment",
         "size",
         "trace",
     )
@@ -64,9 +62,7 @@ class StoredMessage:
         self.published_at = published_at
         self.expires_at = expires_at
         self.trace = trace
-        self.segment = 0
-        self.offset = 0
-        self.size = 0
+        self.size = len(header) + len(body)
 
 
 @final

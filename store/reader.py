@@ -197,7 +197,7 @@ class Reader:
         segment = self.segment(extent[2])
         raw = segment.read_chunk(extent[3], extent[4], extent[5])
         try:
-            messages = decode_chunk(raw, extent[2], extent[3])
+            messages = decode_chunk(raw)
         except (ValueError, TypeError) as error:
             raise Corrupt(segment.path, extent[3], f"messages make no sense: {error}") from error
         self._cache[key] = (len(raw), messages)

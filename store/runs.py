@@ -55,9 +55,13 @@ class Runs:
 
     def find(self, position: int) -> int:
         """The run that a living position belongs to; -1 when there is none."""
+        figures = self.figures
+        if figures and figures[FIRST] <= position <= figures[LAST]:
+            # Where most consumers are.
+            return 0
         index = self.find_from(position)
         at = index * RUN_FIELDS
-        if at < len(self.figures) and self.figures[at + FIRST] <= position:
+        if at < len(figures) and figures[at + FIRST] <= position:
             return index
         return -1
 

@@ -301,7 +301,7 @@ class _Findings:
             segment = self.segments[extent[2]]
             try:
                 raw = segment.read_chunk(extent[3], extent[4], extent[5])
-                messages = decode_chunk(raw, extent[2], extent[3])
+                messages = decode_chunk(raw)
             except (Corrupt, ValueError) as error:
                 reason = error.reason if isinstance(error, Corrupt) else str(error)
                 lost |= {position: (segment.path, reason) for _, position in alive}

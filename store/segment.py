@@ -8,10 +8,10 @@ overwritten or truncated.  Layout: FORMAT.md.  Tests: tests/unit/store/test_jour
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import Any, Final, final
 
+from store.checksum import crc32
 from store.errors import Corrupt
 from store.files import File, FileSystem
 from store.record import (
@@ -148,7 +148,7 @@ class Segment:
     def read_chunk(self, offset: int, size_bytes: int, crc: int) -> bytes:
         """Read and check a chunk.  Raises Corrupt."""
         raw = self.file.read(offset, size_bytes)
-        if len(raw) != size_bytes or zlib.crc32(raw, self.salt) != crc:
+        if len(raw) != size_bytes or crc32(raw, self.salt) != crc:
             raise Corrupt(self.path, offset, f"messages ({size_bytes} bytes) fail their checksum")
         return raw
 
@@ -190,7 +190,7 @@ def find_salt(segment: Segment) -> int | None:
         start = offset + BATCH_HEADER_BYTES + header.body_bytes
         records = segment.file.read(start, header.records_bytes)
         fields = raw[: BATCH_HEADER_BYTES - _CRC.size]
-        changed = header.crc ^ zlib.crc32(records, zlib.crc32(fields))
+        changed = header.crc ^ crc32(records, crc32(fields))
         found.append(_run_back(changed, len(fields) + len(records)))
         offset += header.total_bytes
     return found[0] if found and found.count(found[0]) == len(found) else None
@@ -227,7 +227,7 @@ def create_segment(
         file.reserve(size_bytes, is_prewritten)
         epoch, number = id >> NUMBER_BITS, id & (1 << NUMBER_BITS) - 1
         fields = _HEADER.pack(SEGMENT_MAGIC, epoch, 0, number, size_bytes, salt)
-        file.write(0, [fields, _CRC.pack(zlib.crc32(fields))])
+        file.write(0, [fields, _CRC.pack(crc32(fields))])
         file.sync()
         files.sync_folder(folder)
     except BaseException:
@@ -247,7 +247,7 @@ def open_segment(files: FileSystem, folder: str, id: int) -> Segment:
     reason = ""
     if len(raw) < _HEADER.size + _CRC.size or raw[:8] != SEGMENT_MAGIC:
         reason = "not the header of a segment"
-    elif zlib.crc32(raw[: _HEADER.size]) != _CRC.unpack(raw[_HEADER.size :])[0]:
+    elif crc32(raw[: _HEADER.size]) != _CRC.unpack(raw[_HEADER.size :])[0]:
         reason = "the segment's header fails its checksum"
     else:
         _, epoch, _, number, size_bytes, salt = _HEADER.unpack(raw[: _HEADER.size])

@@ -6,11 +6,11 @@ messages are in `Reader.unwritten` until it is.  Tests: tests/unit/store/test_jo
 
 from __future__ import annotations
 
-import zlib
 from typing import final
 
 from store.batch import Gathered, change_record
 from store.checkpoint import Place
+from store.checksum import crc32
 from store.compaction import Moved
 from store.index import State
 from store.reader import Reader
@@ -88,7 +88,7 @@ class Tail:
         relative = 0
         chunks: list[bytes] = []
         for packed, messages, places in gathered.chunks:
-            record: Record = (PUBLISH, relative, len(packed), zlib.crc32(packed, salt), places)
+            record: Record = (PUBLISH, relative, len(packed), crc32(packed, salt), places)
             state.apply(record, segment, chunks_offset)
             reader.unwritten[segment, chunks_offset + relative] = messages
             records.append(record)
@@ -110,7 +110,7 @@ class Tail:
         """Put moved chunks behind those of the batch; returns their record."""
         rows = []
         for packed, messages, places in moved.chunks:
-            rows.append((relative, len(packed), zlib.crc32(packed, self.segment.salt), places))
+            rows.append((relative, len(packed), crc32(packed, self.segment.salt), places))
             reader.unwritten[self.segment.id, chunks_offset + relative] = messages
             chunks.append(packed)
             relative += len(packed)

@@ -43,16 +43,14 @@ class Message(StoredMessage):
         self.priority = priority
         self.published_at = published_at
         self.expires_at = expires_at
-        self.segment = 0
-        self.offset = 0
-        self.size = 0
+        self.size = len(header) + len(body)
         self.trace = b""
         self._other: bytes | None = None
         self._properties: Properties | None = None
 
     @classmethod
     def from_stored(cls, stored: StoredMessage, destination: Destination) -> Message:
-        """Make a message of what the store read; location and header are taken over."""
+        """Make a message of what the store read; its header is taken over."""
         message = cls.__new__(cls)
         message.destination = destination
         message.exchange = stored.exchange
@@ -66,8 +64,6 @@ class Message(StoredMessage):
         message.expires_at = stored.expires_at
         message._other = None
         message._properties = None
-        message.segment = stored.segment
-        message.offset = stored.offset
         message.size = stored.size
         message.trace = stored.trace
         return message

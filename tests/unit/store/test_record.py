@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
+
 import msgpack
 import pytest
 
+from store import checksum
 from store.interface import StoredMessage
 from store.record import LARGE_BYTES, decode_chunk, encode_chunk
 
@@ -19,6 +22,12 @@ def test_a_large_message_is_one_row_like_any_other(size_bytes: int, trace: bytes
     packed = encode_chunk([message])
     row = ["x", "key", 1, b"header", message.body, True, 4, 1_700_000_000_000, 0]
     assert packed == msgpack.packb([[*row, trace] if trace else row])
-    (back,) = decode_chunk(packed, 7, 8)
+    (back,) = decode_chunk(packed)
     assert back.body == message.body and back.trace == trace
-    assert (back.segment, back.offset) == (7, 8)
+    assert back.size == message.size == 6 + size_bytes
+
+
+@pytest.mark.parametrize("start", [0, 1, 0xDEADBEEF])
+def test_checksums_are_zlibs_with_or_without_isal(start: int) -> None:
+    for raw in (b"", b"x", bytes(range(256)) * 70, b"\0" * 100_001):
+        assert checksum.crc32(raw, start) == zlib.crc32(raw, start)
