@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from agents.config import BrokerSettings
 from agents.errors import Unavailable
 from agents.transport import Outgoing, Transport
 from tests.support.failover import Node, Pair, drain
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = [pytest.mark.interop, pytest.mark.crash, pytest.mark.slow]
 
@@ -53,13 +53,10 @@ def test_stomp_py_goes_through_its_list(pair):
     for number in range(2):
         name = f"r{number}"
         connection.send("/queue/failover", name, headers={"persistent": "true", "receipt": name})
-        deadline = time.monotonic() + 5
-        while name not in listener.receipts and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert name in listener.receipts
+        wait_until(lambda: name in listener.receipts, f"the receipt {name}", pair)
         if number == 0:
             pair.nodes[0].kill()
-            assert listener.is_lost.wait(5)
+            assert listener.is_lost.wait(PATIENCE_SECONDS)
             connection.connect("guest", "guest", wait=True)
     connection.disconnect()
     assert sorted(body for body, _ in drain(pair.nodes[1].stomp)) == [b"r0", b"r1"]
@@ -74,16 +71,13 @@ def test_pika_goes_through_its_list(pair):
     ]
 
     def connect():
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                return pika.BlockingConnection(parameters)
-            except pika.exceptions.AMQPConnectionError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        try:
+            return pika.BlockingConnection(parameters)
+        except pika.exceptions.AMQPConnectionError:
+            return None
 
     for number in range(2):
-        connection = connect()
+        connection = wait_until(connect, "a broker that takes connections", pair)
         channel = connection.channel()
         channel.confirm_delivery()
         channel.queue_declare("failover", durable=True)
@@ -103,15 +97,17 @@ def test_an_agents_transport_goes_through_its_list(pair):
     )
     transport = Transport(settings, "test")
     try:
-        transport.publish("/queue/failover", [Outgoing(b"a0")], 10.0)
+        transport.publish("/queue/failover", [Outgoing(b"a0")], PATIENCE_SECONDS)
         pair.nodes[0].kill()
-        deadline = time.monotonic() + 15
-        while True:
+
+        def is_published():
             try:
                 transport.publish("/queue/failover", [Outgoing(b"a1")], 2.0)
-                break
             except Unavailable:
-                assert time.monotonic() < deadline
+                return False
+            return True
+
+        wait_until(is_published, "a broker that confirms", pair)
     finally:
         transport.stop()
     assert {body for body, _ in drain(pair.nodes[1].stomp)} == {b"a0", b"a1"}
@@ -141,14 +137,19 @@ def test_a_link_goes_through_its_list(pair, tmp_path):
                 # Some are there, some under way, some yet to come.
                 pair.nodes[0].kill()
             channel.basic_publish("", "failover", b"l%d" % number, properties, mandatory=True)
-        deadline = time.monotonic() + 60
-        while channel.queue_declare("failover", passive=True).method.message_count:
-            assert time.monotonic() < deadline, near.log.read_text()[-2000:]
-            time.sleep(0.05)
+
+        def is_moved():
+            return not channel.queue_declare("failover", passive=True).method.message_count
+
+        wait_until(is_moved, f"the move\n{near.log.read_text()[-2000:]}", pair)
         found: list[bytes] = []
-        while len(found) < 200 and time.monotonic() < deadline:
+
+        def is_there():
             # Leaving the near queue and arriving are not one moment.
-            found += [body for body, _ in drain(pair.nodes[1].stomp)]
+            found.extend(body for body, _ in drain(pair.nodes[1].stomp))
+            return len(found) >= 200
+
+        wait_until(is_there, "arrival", pair)
         assert sorted(found) == sorted(b"l%d" % number for number in range(200))
     finally:
         near.kill()

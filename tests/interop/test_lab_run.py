@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from bench.lab import namespaces
 from bench.lab.topology import shipped_files
 from tests.support.site import ROOT
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.interop
 PATIENCE_SECONDS = 240.0
@@ -70,7 +70,7 @@ def test_three_brokers_in_a_chain_lose_and_double_nothing(tmp_path):
     assert result["relay"] == "stream"
     page = (out / "report.html").read_text()
     assert "nothing lost, nothing doubled" in page
-    assert left_behind(out) == []
+    wait_until(lambda: not left_behind(out), "the end of its processes")
     again = run("run", str(file), "--out", str(out))
     assert again.returncode == 1
     assert "name a new folder" in again.stderr
@@ -108,10 +108,7 @@ def ended_early(request, tmp_path):
 def test_nothing_is_left_behind_whatever_ends_it(ended_early):
     out, status = ended_early
     assert status in (1, -signal.SIGKILL)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while left_behind(out):
-        assert time.monotonic() < deadline, left_behind(out)
-        time.sleep(0.1)
+    wait_until(lambda: not left_behind(out), "the end of its processes")
     if namespaces.objection() is None:
         namespaces.remove_leftovers()
         mine = namespaces._ip("netns", "list")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
@@ -16,11 +15,12 @@ from agents.recordstore.sqlite import SqliteRecordStore
 from agents.requests import Asked, ReplayFailed, follow
 from agents.transport import Outgoing, Transport
 from tests.support.site import Site, is_slow_wanted
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 DAY = date(2016, 5, 27)
 VOS = ("cms", "osg", "atlas", "ligo")
 COUNT = 100_000 if is_slow_wanted() else 4_000
-WAIT_SECONDS = 60.0 if not is_slow_wanted() else 300.0
+WAIT_SECONDS = 300.0 if is_slow_wanted() else PATIENCE_SECONDS
 RECEIVED = datetime(2026, 1, 1, tzinfo=UTC)
 
 CONFIG = """
@@ -110,11 +110,7 @@ def documents(site, name):
 
 
 def await_true(site, claim, text):
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not claim():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{text}\n{site.logs()}")
-        time.sleep(0.1)
+    wait_until(claim, text, site, timeout_s=WAIT_SECONDS, pause_s=0.1)
 
 
 @pytest.mark.interop
@@ -137,11 +133,9 @@ def test_a_filtered_replay_survives_kills_with_exact_counts(site, wire):
     assert counts.first_end_time == "2016-05-27T00:00:00Z"
     sent = [message.counts.sent for message in heard]
     assert sent == sorted(sent)
-    await_true(
-        site, lambda: len(ids(site, "other.sqlite")) >= len(wanted), "records did not arrive"
-    )
+    await_true(site, lambda: len(ids(site, "other.sqlite")) >= len(wanted), "the records' arrival")
     assert ids(site, "other.sqlite") == wanted
-    assert site.stop("replay", "run", timeout_s=3) == 0
+    assert site.stop("replay", "run") == 0
 
 
 @pytest.mark.interop
@@ -164,7 +158,7 @@ def test_a_replay_survives_its_broker(site, wire):
     counts = heard[-1].counts
     assert is_killed and heard[-1].stage == "finished"
     assert (counts.expected, counts.sent, counts.failed) == (COUNT, COUNT, 0)
-    await_true(site, lambda: len(ids(site, "other.sqlite")) >= COUNT, "records did not arrive")
+    await_true(site, lambda: len(ids(site, "other.sqlite")) >= COUNT, "the records' arrival")
     assert ids(site, "other.sqlite") == wanted
 
 
@@ -184,13 +178,18 @@ def test_refusals_reach_the_sender(site, wire):
     with pytest.raises(ReplayFailed, match="write term or wildcard"):
         list(follow(wire, "/grace.site.requests", asked, silence_seconds=WAIT_SECONDS))
     # Nonsense is kept with its reason, and the agent goes on.
-    wire.publish("/grace.site.requests", [Outgoing(b"{nonsense")], 10)
+    wire.publish("/grace.site.requests", [Outgoing(b"{nonsense")], WAIT_SECONDS)
     folder = site.data / "replay" / "quarantine"
-    await_true(site, lambda: len(list(folder.glob("*.json"))) == 2, "not kept")
+    await_true(site, lambda: len(list(folder.glob("*.json"))) == 2, "two kept")
     reasons = [json.loads(path.read_text())["reason"] for path in folder.glob("*.json")]
     assert any("not JSON" in reason for reason in reasons)
     answer = list(
-        follow(wire, "/grace.site.requests", Asked(DAY, DAY, "/queue/there"), silence_seconds=60)
+        follow(
+            wire,
+            "/grace.site.requests",
+            Asked(DAY, DAY, "/queue/there"),
+            silence_seconds=WAIT_SECONDS,
+        )
     )
     assert answer[-1].counts.sent == COUNT
 
@@ -213,7 +212,7 @@ def test_summaries_follow_corrections_and_removals_to_the_other_database(site, w
     store = SqliteRecordStore(site.data / "records.sqlite")
     numbers = range(COUNT)
     wanted = Counter((VOS[n % 4], f"S{n % 5}") for n in numbers)
-    await_true(site, is_same, "the first summary did not arrive")
+    await_true(site, is_same, "the first summary")
     records = list(store.scan(Selection(Kind.RAW)))
     removed = [r.id for r in records if r.document["ReportableVOName"] == "ligo"]
     corrected = []
@@ -232,5 +231,5 @@ def test_summaries_follow_corrections_and_removals_to_the_other_database(site, w
         if VOS[n % 4] != "ligo"
     )
     site.start("summary", "run")
-    await_true(site, is_same, "the corrected summary did not arrive")
-    assert site.stop("summary", "run", timeout_s=3) == 0
+    await_true(site, is_same, "the corrected summary")
+    assert site.stop("summary", "run") == 0
