@@ -13,6 +13,7 @@ import pytest
 
 from bench.feeder import Feeder, encode_send
 from tests.support.site import Site
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 DISK_MB = 64
 BODY_BYTES = 4096
@@ -51,7 +52,8 @@ def site(tmp_path: Path):
     finally:
         if made is not None:
             made.close()
-        subprocess.run(["umount", str(place)], check=True)
+        umount = ["umount", str(place)]
+        wait_until(lambda: not subprocess.run(umount, check=False).returncode, "the umount")
 
 
 class Publisher(threading.Thread):
@@ -59,7 +61,7 @@ class Publisher(threading.Thread):
 
     def __init__(self, port):
         super().__init__(daemon=True)
-        self.feeder = Feeder(port, 120)
+        self.feeder = Feeder(port, 3 * PATIENCE_SECONDS)
         self.confirmed = 0
         self.is_stopped = threading.Event()
 
@@ -82,23 +84,22 @@ class Publisher(threading.Thread):
         return self.confirmed == before
 
 
-def until(is_true, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+def wait_until_blocked(site, publisher):
+    """The broker says so, and no confirm comes any more: a slow disk alone is no block."""
+
+    def is_blocked():
+        return "low on disk" in site.run("status").stdout and publisher.is_waiting(1.5)
+
+    wait_until(is_blocked, "the publisher blocked", site)
 
 
 def test_a_full_disk_blocks_publishers_and_drains_by_itself(site):
     publisher = Publisher(site.port(61613))
     publisher.start()
-    assert until(lambda: publisher.is_waiting(1.5)), "publishers were never blocked"
+    wait_until_blocked(site, publisher)
     filled = publisher.confirmed
     assert filled * BODY_BYTES > DISK_MB * 0.4 * (1 << 20), "much of the disk was used first"
-    assert "low on disk" in site.run("status").stdout
-    consumer = Feeder(site.port(61613), 30)
+    consumer = Feeder(site.port(61613), PATIENCE_SECONDS)
     consumer.subscribe("q", 100)
     taken = []
     # A third is taken while the publisher still waits or begins to go on; then both run.
@@ -109,7 +110,7 @@ def test_a_full_disk_blocks_publishers_and_drains_by_itself(site):
         consumer.send(f"ACK\nid:{headers['ack']}\n\n\0".encode())
     assert publisher.confirmed > 2 * filled, "the publisher went on by itself"
     publisher.is_stopped.set()
-    publisher.join(60)
+    publisher.join(PATIENCE_SECONDS)
     assert not publisher.is_alive()
     while len(taken) < publisher.confirmed:
         headers, body = consumer.expect("MESSAGE")
@@ -117,7 +118,7 @@ def test_a_full_disk_blocks_publishers_and_drains_by_itself(site):
         consumer.send(f"ACK\nid:{headers['ack']}\n\n\0".encode())
     assert taken[: publisher.confirmed] == list(range(publisher.confirmed)), "in order, once, all"
     consumer.send(b"DISCONNECT\nreceipt:bye\n\n\0")
-    assert until(lambda: "alarms     none" in site.run("status").stdout)
+    wait_until(lambda: "alarms     none" in site.run("status").stdout, "no alarm", site)
     assert site.stop("broker", "run") == 0
     assert site.run("store", "verify").stdout.endswith("intact\n")
 
@@ -125,15 +126,15 @@ def test_a_full_disk_blocks_publishers_and_drains_by_itself(site):
 def test_a_broker_killed_on_a_full_disk_starts_and_has_it_all(site):
     publisher = Publisher(site.port(61613))
     publisher.start()
-    assert until(lambda: publisher.is_waiting(1.5)), "publishers were never blocked"
+    wait_until_blocked(site, publisher)
     confirmed = publisher.confirmed
     site.kill("broker", "run")
     site.start_broker()
-    consumer = Feeder(site.port(61613), 30)
+    consumer = Feeder(site.port(61613), PATIENCE_SECONDS)
     consumer.subscribe("q", 100)
     for number in range(confirmed):
         headers, body = consumer.expect("MESSAGE")
         assert int(body.split(b":")[0]) == number
         consumer.send(f"ACK\nid:{headers['ack']}\n\n\0".encode())
-    feeder = Feeder(site.port(61613), 30)
+    feeder = Feeder(site.port(61613), PATIENCE_SECONDS)
     feeder.publish(["other"], 1000, bytes(BODY_BYTES))

@@ -9,10 +9,8 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +29,8 @@ from tests.crash.test_failover import (
     test_failovers_in_a_row_lose_nothing_confirmed,  # noqa: F401
 )
 from tests.support.failover_load import Load
+from tests.support.ports import free_port
+from tests.support.waiting import wait_until
 
 pytest.importorskip("psycopg", reason='psycopg is missing: pip install "psycopg[binary]"')
 BIN = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
@@ -62,9 +62,7 @@ class Postgresql:
         self.who = unprivileged()
         if self.who:
             os.chown(folder, self.who["user"], self.who["group"])
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.run("initdb", "-D", f"{folder}/db", "-U", "postgres", "-A", "trust", "--no-sync")
         self.start()
 
@@ -89,12 +87,13 @@ class Postgresql:
                 cwd=self.folder,
                 **self.who,
             )
-        deadline = time.monotonic() + 30
         ask = [str(BIN / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        while subprocess.run(ask, check=False).returncode:
+
+        def answers() -> bool:
             assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline, "PostgreSQL does not answer"
-            time.sleep(0.05)
+            return not subprocess.run(ask, check=False).returncode
+
+        wait_until(answers, "PostgreSQL")
 
     def stop(self) -> None:
         """Fast shutdown: sessions are ended."""
@@ -139,10 +138,8 @@ def test_without_the_database_nobody_owns_and_with_it_somebody_does_again(make_p
     load = Load(pair)
     server.stop()
     try:
-        deadline = time.monotonic() + 10
-        while any(node.listens() for node in pair.nodes):
-            assert time.monotonic() < deadline, "an owner without a lease still listens"
-            time.sleep(0.05)
+        gone = "no listener of an owner without a lease"
+        wait_until(lambda: not any(node.listens() for node in pair.nodes), gone, pair)
     finally:
         server.start()
     pair.active()

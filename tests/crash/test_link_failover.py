@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pika
 import pytest
 
 from tests.support.failover import Node, Pair
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow]
 
@@ -79,7 +80,7 @@ class Publisher:
 
     def end(self) -> None:
         self._is_ended = True
-        self._thread.join(30)
+        self._thread.join(PATIENCE_SECONDS)
         assert not self._thread.is_alive()
 
 
@@ -97,14 +98,6 @@ def pairs(tmp_path: Path) -> Iterator[tuple[Pair, Pair]]:
     finally:
         near.close()
         far.close()
-
-
-def wait_until(is_true: Callable[[], bool], what: str, *pairs: Pair, timeout_s: float = 90) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not happen\n" + "\n".join(one.logs() for one in pairs))
-        time.sleep(0.05)
 
 
 def depth(on: Any, queue: str) -> int:
@@ -160,13 +153,15 @@ def test_owners_of_both_sides_are_killed_under_load(pairs: tuple[Pair, Pair]) ->
 
     for queue, (publisher, site) in publishers.items():
         on = amqp(site.active())
-        probes = 0 if queue == "work" else 1
-        wanted = len(publisher.confirmed) + probes
-        wait_until(
-            lambda on=on, q=queue, w=wanted: depth(on, q) >= w, f"{queue}: arrival", near, far
-        )  # type: ignore[misc]
-        time.sleep(1)
-        found = drain(on, queue)
+        found: Counter[bytes] = Counter()
+
+        def is_there(on=on, queue=queue, found=found, wanted=publisher.confirmed) -> bool:  # type: ignore[no-untyped-def]
+            found.update(drain(on, queue))
+            return wanted <= set(found)
+
+        # A depth would also count what was sent and never confirmed.
+        wait_until(is_there, f"{queue}: arrival", near, far)
+        found.update(drain(on, queue))
         found.pop(b"probe", None)
         assert [body[:20] for body, count in found.items() if count > 1] == []
         assert publisher.confirmed - set(found) == set()

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.site import Site, wait_until_stored
 from tests.support.usage import Probe
+from tests.support.waiting import PATIENCE_SECONDS
 
 ROUNDS = int(os.environ.get("GRIDMSG_CRASH_ROUNDS", "3"))
 SENDERS = 8
@@ -25,12 +26,14 @@ RECORDS_PER_S = 600
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path / "site")
-    made.start_broker()
-    made.start("collector", "run")
-    made.start("database", "run")
-    made.wait_for_port(8880)
-    yield made
-    made.close()
+    try:
+        made.start_broker()
+        made.start("collector", "run")
+        made.start("database", "run")
+        made.wait_for_port(8880)
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.mark.crash
@@ -57,7 +60,8 @@ def test_every_record_answered_ok_is_stored_once(site: Site, victim: str) -> Non
     for probe in probes:
         probe.is_stopped.set()
     for probe in probes:
-        probe.join(90)
+        probe.join(2 * PATIENCE_SECONDS)
+        assert not probe.is_alive(), site.logs()
     expected = {job for probe in probes for job in probe.accepted}
     answers = sum((probe.answers for probe in probes), Counter())
     rate = len(expected) / (time.monotonic() - began)

@@ -11,9 +11,9 @@ from contextlib import closing
 import pytest
 
 from bench.lab.relay import Relay, RelayFailed
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.interop
-PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture

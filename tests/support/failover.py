@@ -18,7 +18,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.support.site import ROOT, free_offset
+from tests.support.ports import free_offset
+from tests.support.site import ROOT
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 QUEUE = "/queue/failover"
 
@@ -104,7 +106,7 @@ class Node:
             text=True,
             cwd=ROOT,
             check=False,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
         )
         return done.stdout + done.stderr
 
@@ -149,40 +151,48 @@ class Pair:
                 self.restart_count += 1
                 node.start()
 
-    def roles(self, timeout_s: float = 90.0) -> tuple[Node, Node]:
+    def roles(self, timeout_s: float = PATIENCE_SECONDS) -> tuple[Node, Node]:
         """Wait until one is active and the other its standby; returns both."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+
+        def found() -> tuple[Node, Node] | None:
             self._keep(None)
             roles = [node.health().get("role") for node in self.nodes]
-            if sorted(map(str, roles)) == ["active", "standby"]:
-                at = roles.index("active")
-                return self.nodes[at], self.nodes[1 - at]
-            time.sleep(0.02)
-        raise AssertionError(f"no active and standby: {roles}\n{self.logs()}")
+            if sorted(map(str, roles)) != ["active", "standby"]:
+                return None
+            at = roles.index("active")
+            return self.nodes[at], self.nodes[1 - at]
 
-    def active(self, timeout_s: float = 90.0, besides: Node | None = None) -> Node:
+        both = wait_until(found, "an active and a standby", self, timeout_s=timeout_s, pause_s=0.02)
+        assert both is not None
+        return both
+
+    def active(self, timeout_s: float = PATIENCE_SECONDS, besides: Node | None = None) -> Node:
         """Wait until one of them, or one besides another, is active."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+
+        def found() -> Node | None:
             self._keep(besides)
             for node in self.nodes:
                 if node is besides:
                     continue
                 if node.is_alive() and node.health().get("role") == "active":
                     return node
-            time.sleep(0.02)
-        raise AssertionError(f"nobody is active\n{self.logs()}")
+            return None
+
+        node = wait_until(found, "an active one", self, timeout_s=timeout_s, pause_s=0.02)
+        assert node is not None
+        return node
 
     def other(self, node: Node) -> Node:
         return self.nodes[1 - self.nodes.index(node)]
 
-    def wait_for_role(self, node: Node, role: str, timeout_s: float = 90.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while node.health().get("role") != role:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{node.name} is not {role}: {node.health()}\n{self.logs()}")
-            time.sleep(0.02)
+    def wait_for_role(self, node: Node, role: str, timeout_s: float = PATIENCE_SECONDS) -> None:
+        wait_until(
+            lambda: node.health().get("role") == role,
+            f"{node.name} is {role}",
+            self,
+            timeout_s=timeout_s,
+            pause_s=0.02,
+        )
 
     def lease_files(self) -> list[Path]:
         return sorted((self.data / "broker" / "lease").glob("epoch-*"))
@@ -289,9 +299,9 @@ class Publisher(threading.Thread):
         return number
 
 
-def drain(port: int, quiet_s: float = 0.7) -> list[tuple[bytes, bool]]:
+def drain(port: int, quiet_s: float = 3.0) -> list[tuple[bytes, bool]]:
     """Take all messages: (body, whether it was marked redelivered).  One of our own, sent before, says where the end is."""
-    connection = Stomp(port, timeout_s=30)
+    connection = Stomp(port, timeout_s=PATIENCE_SECONDS)
     last = b"last-%d" % time.monotonic_ns()
     connection.send(
         b"SEND\ndestination:%s\npersistent:true\nreceipt:last\n\n%s" % (QUEUE.encode(), last)
@@ -315,7 +325,7 @@ def drain(port: int, quiet_s: float = 0.7) -> list[tuple[bytes, bool]]:
 
 def fill(port: int, count: int, body: bytes) -> None:
     """Store so many messages; returns when all are confirmed."""
-    connection = Stomp(port, timeout_s=60)
+    connection = Stomp(port, timeout_s=PATIENCE_SECONDS)
     head = b"SEND\ndestination:%s\npersistent:true\n" % QUEUE.encode()
     for start in range(0, count, 1000):
         rows = min(1000, count - start)
@@ -326,7 +336,7 @@ def fill(port: int, count: int, body: bytes) -> None:
     connection.close()
 
 
-def first_delivery_seconds(port: int, since: float, timeout_s: float = 30.0) -> float:
+def first_delivery_seconds(port: int, since: float, timeout_s: float = PATIENCE_SECONDS) -> float:
     """Seconds from `since` to the first message that a consumer gets at the port."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

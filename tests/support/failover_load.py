@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable
 
 from tests.support.failover import QUEUE, Pair, Publisher, Stomp, drain
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 HELD_MAX = 8
 PREFETCH = 20
@@ -99,21 +100,20 @@ class Load:
     def confirmed_count(self) -> int:
         return sum(len(one.confirmed) for one in self.publishers)
 
-    def wait_for_confirms(self, count: int = 20, timeout_s: float = 60) -> None:
+    def wait_for_confirms(self, count: int = 20) -> None:
         goal = self.confirmed_count() + count
-        deadline = time.monotonic() + timeout_s
-        while self.confirmed_count() < goal:
-            assert time.monotonic() < deadline, f"nothing is confirmed\n{self.pair.logs()}"
-            time.sleep(0.02)
+        wait_until(lambda: self.confirmed_count() >= goal, f"{count} confirms", self.pair)
 
-    def wait_for_delivery(self, port: int, since: float, timeout_s: float = 60) -> float:
+    def wait_for_delivery(self, port: int, since: float) -> float:
         """Seconds until the consumer gets something from a port."""
-        assert self.consumer is not None
-        deadline = time.monotonic() + timeout_s
-        while not (self.consumer.last[0] > since and self.consumer.last[1] == port):
-            assert time.monotonic() < deadline, f"nothing is delivered\n{self.pair.logs()}"
-            time.sleep(0.002)
-        return self.consumer.last[0] - since
+        consumer = self.consumer
+        assert consumer is not None
+
+        def seconds() -> float:
+            at, by = consumer.last
+            return at - since if at > since and by == port else 0.0
+
+        return wait_until(seconds, f"a delivery from {port}", self.pair, pause_s=0.002)
 
     def account(self) -> int:
         """Stop, take everything out, and compare: returns how many were confirmed."""
@@ -121,7 +121,8 @@ class Load:
         for one in threads:
             one.is_stopped.set()
         for one in threads:
-            one.join(20)
+            one.join(PATIENCE_SECONDS)
+            assert not one.is_alive(), self.pair.logs()
         counts: dict[bytes, int] = {}
         for body, _ in drain(self.pair.active().stomp):
             counts[body] = counts.get(body, 0) + 1
