@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from broker.errors import BrokerError
 from broker.link.tally import Tally
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class LinkEnd(ABC, Generic[Received]):
     is_dialer: bool
     is_in_clear = False
     """It was dialed without TLS."""
+    nonsense = "a frame that makes no sense"
+    """What is said of bytes that cannot be read."""
 
     def __init__(
         self,
@@ -75,7 +78,6 @@ class LinkEnd(ABC, Generic[Received]):
         self._wake = wake
         self._on_ended = on_ended
         self._is_writable = True
-        self._turn = 0
         self._began_at = clock.now()
         self._heard_at = self._began_at
 
@@ -122,6 +124,15 @@ class LinkEnd(ABC, Generic[Received]):
                 flow.refusal = text
 
     # Ending
+
+    def attempt(self, take: Callable[[bytes], None], received: bytes) -> None:
+        """Have bytes taken; the connection ends for what the far side must not say, or what makes no sense."""
+        try:
+            take(received)
+        except BrokerError as error:
+            self.fail(error.text)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            self.fail(f"{self.nonsense}: {error!r}")
 
     def fail(self, text: str, *, is_told: bool = True) -> None:
         """End the connection for a reason, which the far side is told where its protocol has words for it."""

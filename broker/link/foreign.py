@@ -149,6 +149,8 @@ class Arrivals(Tally):
 class ForeignSession(LinkEnd[Arrivals]):
     """One connection to such a broker, as its client."""
 
+    nonsense = "bytes that make no sense"
+
     def __init__(
         self,
         table: LinkTable,
@@ -168,6 +170,7 @@ class ForeignSession(LinkEnd[Arrivals]):
         self.strands: list[object] = []
         self.compression = "none"
         self._out: list[bytes] = []
+        self._turn = 0
         self._said_at = self._began_at
         self.heartbeat_seconds = settings.heartbeat_seconds
 
@@ -278,12 +281,7 @@ class ForeignSession(LinkEnd[Arrivals]):
         self.received_bytes += len(received)
         if self.is_closing:
             return
-        try:
-            self._receive(received)
-        except BrokerError as error:
-            self.fail(error.text)
-        except (TypeError, ValueError, KeyError, IndexError) as error:
-            self.fail(f"bytes that make no sense: {error!r}")
+        self.attempt(self._receive, received)
 
     def send(self, kind: int, value: object) -> None:
         """There are no frames of ours on such a link."""
@@ -319,12 +317,13 @@ class ForeignSession(LinkEnd[Arrivals]):
             self.sent_bytes += sum([len(one) for one in made])
         return made
 
-    def end_turn(self, commit: int) -> None:
-        """Everything done in this turn is in commit number `commit`."""
+    def end_turn(self, commit: int) -> bool:
+        """Everything done in this turn is in commit number `commit`: either side of a link waits for it."""
         for outflow in self.outflows.values():
             outflow.end_turn(commit)
         for arrivals in self.inflows.values():
             arrivals.end_turn(commit)
+        return True
 
     def on_durable(self, commit: int) -> None:
         """All commits up to this number are on stable storage and passed the guard."""

@@ -20,6 +20,9 @@ zstandard: Any = None
 with suppress(ImportError):
     zstandard = import_module("zstandard")
 
+PACK_BYTES_MIN: Final = 512
+TRY_AGAIN_BATCHES: Final = 64
+"""How often compression is tried anew when it was not worth it."""
 CUT_OFF: Final = "a packed frame is cut off, or larger than a frame may be"
 
 
@@ -85,6 +88,43 @@ class Zstd:
         except zstandard.ZstdError as error:
             raise ProtocolViolation(f"a packed frame makes no sense: {error}") from None
         return raw
+
+
+@final
+class Packing:
+    """How one end packs its batches.
+
+    `mode`: none, always, or auto: while the socket is the limit (`is_pressed`), and what was tried last became a third less.
+    `codec`: what both ends agreed on, used or not.
+    """
+
+    __slots__ = ("_batch_count", "_is_worth", "codec", "is_pressed", "mode")
+
+    def __init__(self) -> None:
+        self.mode = "none"
+        self.codec: Codec = Zlib()
+        self.is_pressed = False
+        self._is_worth = True
+        self._batch_count = 0
+
+    def squeeze(self, payload: bytes) -> bytes | None:
+        """Compress a batch, or say None: it goes as it is."""
+        if self.mode == "none" or len(payload) <= PACK_BYTES_MIN:
+            return None
+        self._batch_count += 1
+        if self.mode == "auto":
+            if not self.is_pressed:
+                return None
+            if not self._is_worth and self._batch_count % TRY_AGAIN_BATCHES:
+                return None
+        packed = self.codec.squeeze(payload)
+        self._is_worth = len(packed) * 3 < len(payload) * 2
+        self.is_pressed = False
+        return packed if len(packed) < len(payload) else None
+
+    def describe(self) -> str:
+        """How batches are compressed, where they are."""
+        return "none" if self.mode == "none" else f"{self.mode}, {self.codec.name}"
 
 
 def known_codecs() -> list[str]:

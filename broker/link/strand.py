@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from broker.errors import BrokerError
 from broker.link import frames
 from broker.link.frames import FrameParser
 
@@ -40,14 +39,12 @@ class Strand:
         session.received_bytes += len(received)
         if self.is_closing or session.is_closing:
             return
-        try:
-            for frame in self._parser.feed(received):
-                session.take_frame(frame)
-        except BrokerError as error:
-            session.fail(error.text)
-        except (TypeError, ValueError, KeyError, IndexError) as error:
-            session.fail(f"a frame that makes no sense: {error!r}")
+        session.attempt(self._take, received)
         session.wake_up()
+
+    def _take(self, received: bytes) -> None:
+        for frame in self._parser.feed(received):
+            self._session.take_frame(frame)
 
     def output(self) -> list[bytes]:
         """Batches, while the socket takes them."""
@@ -60,8 +57,9 @@ class Strand:
         """Have this connection written to."""
         self._wake(self)
 
-    def end_turn(self, commit: int) -> None:
+    def end_turn(self, commit: int) -> bool:
         """The session sees to promises."""
+        return False
 
     def on_durable(self, commit: int) -> None:
         """The session sees to promises."""

@@ -58,7 +58,7 @@ def test_a_link_packs_with_what_was_agreed(name, monkeypatch):
     world.link(a, b, "ab", Stream("queue", True, "work", "work"), compression="always")
     world.settle()
     (session,) = a.table.sessions.values()
-    assert session.codec_name == name
+    assert session.packing.codec.name == name
     before = session.sent_bytes
     for _ in range(20):
         a.publish("", "work", PAYLOAD)

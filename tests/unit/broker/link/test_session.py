@@ -9,7 +9,6 @@ import pytest
 from broker.errors import AccessRefused
 from broker.link import frames
 from broker.link.frames import OPENING, FrameParser, encode, pack, unpack
-from broker.link.packing import Zlib
 from broker.link.ports import Login
 from broker.link.session import LinkSession
 from broker.link.settings import LinkSettings, Stream
@@ -421,22 +420,6 @@ def test_a_refused_stream_does_not_stop_the_others():
     assert b.bodies("good") == [b"m0"]
     (session,) = b.table.sessions.values()
     assert session.refused_at
-
-
-@pytest.mark.parametrize("mode", ["none", "auto", "always"])
-@pytest.mark.parametrize("is_pressed", [False, True])
-def test_batches_are_packed_where_it_helps(mode, is_pressed):
-    (session,) = made = [Peer(World(1).add("near")[0]).session]
-    session.packing = mode
-    assert made
-    if is_pressed:
-        session.set_writable(False)
-    kind, payload = frames.BATCH, bytes(5000)
-    raw = session._encoded(kind, payload)
-    is_packed = bool(raw[4] & frames.PACKED)
-    assert is_packed == (mode == "always" or (mode == "auto" and is_pressed))
-    (frame,) = FrameParser(1 << 20).feed(raw)
-    assert (Zlib().expand(frame[2]) if is_packed else frame[2]) == payload
 
 
 def test_settings_keep_the_password_to_themselves():
