@@ -24,6 +24,7 @@ from agents.staging import DayStaging
 from agents.summaries.messages import day_messages
 from agents.transport import Incoming
 from tests.support.usage import record_xml
+from tests.support.waiting import PATIENCE_SECONDS
 
 DAY = date(2026, 3, 14)
 NOW = datetime(2026, 3, 20, tzinfo=UTC)
@@ -301,7 +302,7 @@ def test_agent_from_start_to_stop(tmp_path):
         transport.subscribed["/grace.site.raw"](message)
     (row,) = summary(1, ["a"])
     transport.subscribed["/grace.site.summary"](row)
-    assert transport.all_taken.wait(5)
+    assert transport.all_taken.wait(PATIENCE_SECONDS)
     assert agent.stop()
     assert transport.is_stopped
     assert "records: 2 new" in agent.report()

@@ -1,12 +1,11 @@
 """The journal passes the store's suite on real files and on the simulated disk."""
 
-import time
-
 from store.journal import Journal
 from store.writer import SteppedWriter
 from tests.suites.store_suite import StoreSuite
 from tests.support.disk import SimulatedDisk
 from tests.support.store_drive import SMALL, DeadHost
+from tests.support.waiting import wait_until
 
 
 class TestOnSimulatedDisk(StoreSuite):
@@ -26,9 +25,10 @@ class TestOnRealFilesWithThreads(StoreSuite):
         journal = Journal(str(tmp_path), SMALL)
 
         def settle():
-            deadline = time.monotonic() + 10
-            while journal.durable < journal._committed:
-                assert time.monotonic() < deadline and journal.failure is None
-                time.sleep(0.0005)
+            def is_durable():
+                assert journal.failure is None
+                return journal.durable >= journal._committed
+
+            wait_until(is_durable, "the sync", pause_s=0.0005)
 
         return journal, settle

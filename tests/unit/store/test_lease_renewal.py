@@ -6,6 +6,7 @@ from store.lease.block import Block
 from store.lease.held import Lease
 from store.lease.host import Identity
 from store.lease.renewal import Renewer, Watchdog
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class Ledger:
@@ -40,7 +41,7 @@ def test_a_process_that_does_not_let_go_is_cut_and_ended():
     dog = Watchdog(lease, 0.001, told.append, lambda: order.append("cut"), end)
     dog.start()
     now[0] = 1.0
-    assert ended.wait(5)
+    assert ended.wait(PATIENCE_SECONDS)
     assert order == ["cut", "end"] and "ran out" in told[0]
 
 
@@ -48,10 +49,12 @@ def test_a_process_that_lets_go_lives():
     now = [0.0]
     _, lease = make(now)
     ended = []
-    dog = Watchdog(lease, 5.0, lambda reason: dog.let_go(), lambda: None, ended.append)
+    dog = Watchdog(
+        lease, 2 * PATIENCE_SECONDS, lambda reason: dog.let_go(), lambda: None, ended.append
+    )
     dog.start()
     now[0] = 1.0
-    dog._thread.join(5)
+    dog._thread.join(PATIENCE_SECONDS)
     assert not dog._thread.is_alive() and not ended
 
 
@@ -61,9 +64,9 @@ def test_the_renewer_renews_and_ends_with_the_lease():
     prodded = threading.Event()
     renewer = Renewer(lease, lambda: now[0], prodded.set)
     renewer.start()
-    assert prodded.wait(5)
+    assert prodded.wait(PATIENCE_SECONDS)
     now[0] = 0.01
-    assert ledger.is_written.wait(5) and ledger.counters[0] == 1
+    assert ledger.is_written.wait(PATIENCE_SECONDS) and ledger.counters[0] == 1
     now[0] = 9.0
-    renewer._thread.join(5)
+    renewer._thread.join(PATIENCE_SECONDS)
     assert not renewer._thread.is_alive()

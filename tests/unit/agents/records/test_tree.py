@@ -29,10 +29,11 @@ def test_own_text_is_what_is_not_in_children():
 
 
 def test_entity_bomb_is_refused_at_once():
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(BadRecord, match="document type"):
         parse_element(BOMB)
-    assert time.monotonic() - started < 0.5
+    # Of this thread's own processor time; expanded, it would be minutes.
+    assert time.thread_time() - started < 5
 
 
 def test_external_entity_is_refused():
