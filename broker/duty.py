@@ -13,13 +13,16 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, final
 
 from broker.failover import Failover, Locker
+from broker.listening import StartFailed, listen, secured
 from broker.net.checks import Checks
+from broker.net.reactor import import_reactor
 from broker.net.switch import SwitchFactory
-from broker.server import Server, StartFailed, listen, secured
+from broker.server import Server
 from store.errors import Fenced, StoreError
 from store.files import RealFiles
 from store.layout import Layout
@@ -45,6 +48,22 @@ SERVING_MODULES: Final = {
 """What a listener's protocol imports when the broker begins to serve, or soon after."""
 CLOSE_SECONDS_MAX: Final = 30.0
 """A clean stop that takes longer loses its lease, so that another may serve."""
+
+
+def run(config: Config) -> int:
+    """Run a broker until it is told to stop; returns the exit status (0, or 1 when it could not start or its store failed)."""
+    # Until it serves it only makes what stays: the collector would look at all of it again and again.
+    gc.disable()
+    reactor = import_reactor()
+    try:
+        duty = Duty(config, reactor)
+        duty.start()
+    except (StartFailed, StoreError) as error:
+        sys.stderr.write(f"gridmsg broker: {error}\n")
+        return 1
+    # Twisted would put its own handlers over ours, and stop without a farewell.
+    reactor.run(installSignalHandlers=False)
+    return duty.exit_status
 
 
 @final
@@ -106,7 +125,7 @@ class Duty:
         layout.make_folders()
         layout.check_format()
         self._survey(layout, terms)
-        host = RealHost() if settings.prove_death else RealHost(boot_id="")
+        host = self._host()
         directory = DirectoryLocker(
             layout.files,
             layout.lease,
@@ -129,6 +148,10 @@ class Duty:
         return Failover(
             locker, terms, self._reactor.callFromThread, self._won, self._closed, self._cut
         )
+
+    def _host(self) -> RealHost:
+        """This machine, in lease and store; without its boot's name none of our deaths can be proved from it."""
+        return RealHost() if self._config.failover.prove_death else RealHost(boot_id="")
 
     def _survey(self, layout: Layout, terms: Terms) -> None:
         """Try what the lease needs of the folder; raises StartFailed with what it cannot do."""
@@ -153,6 +176,7 @@ class Duty:
         server = Server(
             self._config,
             self._reactor,
+            self._host(),
             lease,
             is_open=failover.is_open if failover is not None else None,
             on_failed=self._store_failed,

@@ -1,6 +1,7 @@
 """The composition root of an active broker: one ownership of the store, from opening it to letting it go.
 
-Opens the store, rebuilds the core, listens, and stops; `broker.duty` decides when.  Tests: tests/interop/, tests/crash/.
+Opens the store, rebuilds the core, listens (`broker.listening`), and stops; `broker.duty` decides when.
+Tests: tests/interop/, tests/crash/.
 """
 
 from __future__ import annotations
@@ -15,33 +16,28 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
-from twisted.internet.error import CannotListenError
-
 from broker.clock import SystemClock
 from broker.config import split_address
 from broker.core.broker import Broker
 from broker.core.destination import AddressTable
 from broker.errors import BrokerError
 from broker.link_config import row_settings, shown_row
-from broker.net.admission import AdmittedFactory, Sockets, raise_open_files
+from broker.listening import Ports, StartFailed, all_sockets
 from broker.net.checks import Checks
 from broker.net.connection import Connection, SessionFactory
 from broker.net.late import LateFactory
 from broker.net.links import Links
 from broker.net.listener import ConnectionFactory
-from broker.net.reactor import import_reactor
-from broker.net.switch import SwitchFactory
 from broker.net.turn import Turn
 from broker.session.accounts import AccountRegister
-from store.errors import StoreError
 from store.journal import Journal
-from store.lease.host import RealHost
 
 if TYPE_CHECKING:
     from broker.config import Config, Listener
     from broker.session.base import Session, Wake
     from store.interface import Recovered
     from store.lease.held import Lease
+    from store.lease.host import RealHost
 
 log = logging.getLogger("gridmsg.broker")
 
@@ -55,92 +51,19 @@ STOP_SECONDS = 1.0
 """How long a clean stop lets connections write their farewells."""
 
 
-class StartFailed(Exception):
-    """The broker cannot start; the text says what to do."""
-
-
-def run(config: Config) -> int:
-    """Run a broker until it is told to stop; returns the exit status (0, or 1 when it could not start or its store failed)."""
-    # Until it serves it only makes what stays: the collector would look at all of it again and again.
-    gc.disable()
-    reactor = import_reactor()
-    from broker.duty import Duty
-
-    try:
-        duty = Duty(config, reactor)
-        duty.start()
-    except (StartFailed, StoreError) as error:
-        sys.stderr.write(f"gridmsg broker: {error}\n")
-        return 1
-    # Twisted would put its own handlers over ours, and stop without a farewell.
-    reactor.run(installSignalHandlers=False)
-    return duty.exit_status
-
-
-def warn_of_clear_text(listener: Listener, host: str) -> None:
-    """Say so if other machines reach a listener without TLS; `host` is the address it got."""
-    if listener.tls is None and host != "::1" and not host.startswith("127."):
-        log.warning(
-            "%s on %s:%d is open to other machines without TLS, passwords in the clear: see docs/security.md",
-            listener.protocol,
-            host,
-            listener.port,
-        )
-
-
-def listen(reactor: Any, listener: Listener, factory: Any) -> Any:
-    """Listen for a protocol; returns the port.  Raises StartFailed."""
-    try:
-        return reactor.listenTCP(listener.port, factory, backlog=1024, interface=listener.host)
-    except CannotListenError as error:
-        reason = error.socketError
-        text = getattr(reason, "strerror", None) or str(reason)
-        raise StartFailed(
-            f"cannot listen for {listener.protocol} on {listener.host}:{listener.port}: {text}; stop what "
-            "listens there, or shift all default ports with --port-offset N"
-        ) from None
-
-
-def secured(listener: Listener, factory: Any) -> Any:
-    """The factory with bounds on its connections, and behind TLS where the listener wants it.  Raises StartFailed."""
-    if listener.tls is None:
-        return _admitted(listener, factory)
-    from broker.net.tls import TlsContext, TlsFactory, TlsFailure
-
-    try:
-        return _admitted(listener, TlsFactory(TlsContext(listener.tls), listener.protocol, factory))
-    except TlsFailure as error:
-        raise StartFailed(
-            f"TLS for {listener.protocol}: {error}; make the files with `gridmsg certs`, and name them in [tls]"
-        ) from None
-
-
-def _admitted(listener: Listener, factory: Any) -> Any:
-    return AdmittedFactory(factory, _all_sockets(), listener.protocol, listener.connections_max)
-
-
-def _all_sockets() -> Sockets:
-    # One for the process: it is the process that has so many open files.
-    if not _sockets:
-        _sockets.append(raise_open_files())
-    return _sockets[0]
-
-
-_sockets: list[Sockets] = []
-
-
 @final
 class Server:
     """An active broker with its store and listeners.
 
-    `is_open` is the clock fence: nothing is delivered once it says no.  `on_failed(server, error)` is called once when the
-    store can promise nothing any more; every socket is closed by then.
+    `host` is this machine, as the store's marks name it.  `is_open` is the clock fence: nothing is delivered once it says
+    no.  `on_failed(server, error)` is called once when the store can promise nothing any more; every socket is closed by then.
     """
 
     def __init__(
         self,
         config: Config,
         reactor: Any,
+        host: RealHost,
         lease: Lease | None,
         is_open: Callable[[], bool] | None,
         on_failed: Callable[[Server, BaseException], None],
@@ -153,13 +76,12 @@ class Server:
         self._on_failed = on_failed
         self._describe_failover = describe_failover
         self._connections: dict[Connection, None] = {}
-        self._ports: dict[int, Any] = {}
+        self._ports = Ports(reactor, config.listeners, self._factory)
         self._checks = Checks(reactor.callFromThread)
         self._is_stopping = False
         self._late: list[LateFactory] = []
         self._told_reason: str | None = None
         self._recovered: Recovered | None = None
-        host = None if config.failover.prove_death else RealHost(boot_id="")
         self._store = Journal(
             str(config.broker_folder), config.store_settings(), host=host, lease=lease
         )
@@ -196,7 +118,7 @@ class Server:
         self._accounts = config.accounts()
         self._accounts.check_later = self._checks
         self._accounts.slow_down(self._broker.clock.now, reactor.callLater)
-        strangers = _all_sockets().strangers
+        strangers = all_sockets().strangers
         strangers.count_max = config.auth.max_strangers
         self._accounts.on_entered = strangers.go
         self._register = AccountRegister(self._broker, self._accounts, config.broker.vhosts)
@@ -252,18 +174,7 @@ class Server:
 
     def listen(self, kept: dict[int, Any]) -> None:
         """Listen where we do not yet.  `kept` has the ports that outlive an ownership, by listener.  Raises StartFailed."""
-        for index, listener in enumerate(self._config.listeners):
-            if index in self._ports:
-                continue
-            factory = secured(listener, self._factory(listener))
-            if listener.protocol != "management":
-                self._ports[index] = listen(self._reactor, listener, factory)
-                continue
-            if index in kept:
-                kept[index].factory.switch(factory)
-            else:
-                kept[index] = listen(self._reactor, listener, SwitchFactory(factory))
-            self._ports[index] = kept[index]
+        self._ports.open(kept)
 
     def _factory(self, listener: Listener) -> Any:
         if listener.protocol == "management":
@@ -399,15 +310,13 @@ class Server:
         # The journal's thread needs the interpreter for microseconds after each sync; at the default of 5 ms it
         # would wait that long for a busy reactor (measured: a quarter off the cost of T2).
         sys.setswitchinterval(SWITCH_SECONDS)
-        places = ", ".join(
-            f"{one.protocol}{' with TLS' if one.tls else ''} {port.getHost().host}:{port.getHost().port}"
-            for one, port in self._listening()
-        )
         log.info(
-            "broker active, epoch %d, data %s: %s", self._epoch, self._config.data_folder, places
+            "broker active, epoch %d, data %s: %s",
+            self._epoch,
+            self._config.data_folder,
+            self._ports.places(),
         )
-        for one, port in self._listening():
-            warn_of_clear_text(one, port.getHost().host)
+        self._ports.warn()
 
     def _tick(self) -> None:
         if self._is_stopping:
@@ -420,20 +329,13 @@ class Server:
         self._links.look()
         self._reactor.callLater(TICK_SECONDS, self._tick)
 
-    def _listening(self) -> list[tuple[Listener, Any]]:
-        return [
-            (one, self._ports[index])
-            for index, one in enumerate(self._config.listeners)
-            if index in self._ports
-        ]
-
     def stop(self, is_polite: bool, done: Callable[[], None]) -> None:
         """Stop listening, tell the peers, keep the promises under way; `done` is called when all are gone."""
         if self._is_stopping:
             done()
             return
         self._is_stopping = True
-        self._stop_listening()
+        self._ports.stop()
         self._links.stop()
         for connection in list(self._connections):
             connection.shutdown("broker forced connection closure with reason 'shutdown'")
@@ -445,12 +347,6 @@ class Server:
             done()
 
         self._wait_for_connections(self._reactor.seconds() + STOP_SECONDS, gone)
-
-    def _stop_listening(self) -> None:
-        for listener, port in self._listening():
-            if listener.protocol != "management":
-                port.stopListening()
-        self._ports.clear()
 
     def _wait_for_connections(self, deadline: float, gone: Callable[[], None]) -> None:
         if self._connections and self._reactor.seconds() < deadline:
@@ -466,7 +362,7 @@ class Server:
             return
         self._is_stopping = True
         self.shut_sockets()
-        self._stop_listening()
+        self._ports.stop()
         if hasattr(self, "_turn"):
             self._turn.fail()
         for connection in list(self._connections):
@@ -479,11 +375,7 @@ class Server:
             with contextlib.suppress(Exception):
                 transport: Any = connection.transport
                 transport.getHandle().shutdown(socket.SHUT_RDWR)
-        for listener, port in self._listening():
-            # The management listener outlives an ownership.
-            if listener.protocol != "management":
-                with contextlib.suppress(Exception):
-                    port.socket.shutdown(socket.SHUT_RDWR)
+        self._ports.shut()
 
     def close_store(self) -> None:
         """Write what waits, checkpoint, release; in any thread.  Raises StoreError, OSError."""
@@ -493,7 +385,7 @@ class Server:
     def abandon(self) -> None:
         """Undo a start that failed.  Raises StoreError, OSError."""
         self._is_stopping = True
-        self._stop_listening()
+        self._ports.stop()
         self.close_store()
 
     # For status and management
@@ -506,15 +398,7 @@ class Server:
             "epoch": self._epoch,
             "pid": os.getpid(),
             "data": str(self._config.data_folder),
-            "listeners": [
-                {
-                    "protocol": one.protocol,
-                    "is_tls": one.tls is not None,
-                    "host": port.getHost().host,
-                    "port": port.getHost().port,
-                }
-                for one, port in self._listening()
-            ],
+            "listeners": self._ports.describe(),
             "connections": [
                 {
                     "peer": connection.peer,

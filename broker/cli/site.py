@@ -69,9 +69,9 @@ def broker_run(place: Place, log_level: str) -> int:
     config = place.config
     # The agents' tables of the file are not the broker's, but a slip in them is better told now.
     agent_settings(place)
-    from broker import server
+    from broker import duty
 
-    return server.run(config)
+    return duty.run(config)
 
 
 @broker.command(name="check")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import broker.listening
 import broker.server
 from broker.config import DEFAULT_PORTS
 from broker.duty import SERVING_MODULES, Duty
@@ -31,7 +32,8 @@ def imported_in_functions(path: Path) -> set[str]:
 
 
 def test_a_standby_imports_all_that_the_server_imports_late():
-    wanted = imported_in_functions(Path(broker.server.__file__)) - LATER
+    rooms = (broker.server, broker.listening)
+    wanted = set().union(*(imported_in_functions(Path(one.__file__)) for one in rooms)) - LATER
     wanted = {name for name in wanted if name.split(".")[1] in ("session", "net", "management")}
     assert wanted == {name for names in SERVING_MODULES.values() for name in names}
 
