@@ -16,13 +16,15 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3 py
 UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 DATA ?= data
+SEED ?= 1
 UP ?=
 
 run: .venv/.installed
 	@exec $(BIN)/gridmsg up --data $(DATA) $(UP)
 
+# The same order and the same examples each time (SEED=7 or SEED=last for others): only what changed can fail.
 test: .venv/.developer lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	GRIDMSG_SAME_EXAMPLES=1 $(BIN)/python -m pytest -q -m "not slow" --randomly-seed=$(SEED)
 
 check: .venv/.developer lint
 	$(BIN)/python -m pytest -q -m "not slow and not interop and not crash" tests/house tests/unit tests/property

@@ -136,6 +136,28 @@ def test_unit_tests_do_not_sleep(path):
     assert not wrong, "a fake clock instead of sleeping:\n" + "\n".join(wrong)
 
 
+@pytest.mark.parametrize(
+    "path",
+    python_files("tests/unit", "tests/property", "tests/interop", "tests/e2e", "tests/crash"),
+    ids=relative,
+)
+def test_tests_wait_in_one_way(path):
+    """Deadlines of their own are too short somewhere."""
+    wrong = [
+        f"{relative(path)}:{node.lineno}"
+        for node in ast.walk(tree(path))
+        if (
+            isinstance(node, ast.BinOp)
+            and isinstance(node.op, ast.Add)
+            and ast.unparse(node.left) == "time.monotonic()"
+        )
+        or (
+            isinstance(node, ast.Attribute) and node.attr == "bind" and "probe" in ast.unparse(node)
+        )
+    ]
+    assert not wrong, "tests/support/waiting.py and ports.py instead:\n" + "\n".join(wrong)
+
+
 def sizes():
     """(what, lines, signal) of every module, class and function."""
     for path in FILES:
