@@ -146,16 +146,11 @@ def test_tests_wait_in_one_way(path):
     wrong = [
         f"{relative(path)}:{node.lineno}"
         for node in ast.walk(tree(path))
-        if (
-            isinstance(node, ast.BinOp)
-            and isinstance(node.op, ast.Add)
-            and ast.unparse(node.left) == "time.monotonic()"
-        )
-        or (
-            isinstance(node, ast.Attribute) and node.attr == "bind" and "probe" in ast.unparse(node)
-        )
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Add)
+        and ast.unparse(node.left) == "time.monotonic()"
     ]
-    assert not wrong, "tests/support/waiting.py and ports.py instead:\n" + "\n".join(wrong)
+    assert not wrong, "wait_until of tests/support/waiting.py instead:\n" + "\n".join(wrong)
 
 
 def sizes():
