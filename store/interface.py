@@ -10,7 +10,7 @@ suite that both pass: tests/suites/store_suite.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 from store.errors import StoreError as StoreError  # noqa: PLC0414 -- the core sees no other module of the store
 
@@ -152,6 +152,10 @@ class Recovered:
         self.store_id = store_id
 
 
+LINGER_SECONDS: Final = 0.005
+"""How long acknowledgements that nobody waits for may be on their way to the disk."""
+
+
 class Store(Protocol):
     """Keeps what the broker promised.  All calls come from one thread, the reactor's."""
 
@@ -179,8 +183,13 @@ class Store(Protocol):
     def commit(self, unit: UnitOfWork) -> int:
         """Take over a unit and return its commit number (1, 2, 3 …); does not wait.
 
-        The caller must not touch the unit again.  An empty unit returns the number of the last unit.
+        The caller must not touch the unit again.  An empty unit returns the number of the last unit.  Acknowledgements alone
+        do not hurry the disk: they go with the next unit that does, LINGER_SECONDS later at most.
         """
+        ...
+
+    def hurry(self) -> None:
+        """Somebody waits for what was committed, acknowledgements too."""
         ...
 
     def read(

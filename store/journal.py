@@ -22,7 +22,7 @@ from store.checkpoint import Place
 from store.errors import Full, StoreError
 from store.files import FileSystem, RealFiles
 from store.index import State
-from store.interface import LaneState, Recovered, StoredMessage, UnitOfWork
+from store.interface import LINGER_SECONDS, LaneState, Recovered, StoredMessage, UnitOfWork
 from store.keeper import Keeper
 from store.layout import Layout
 from store.lease import Host, Lease, RealHost, claim_lease
@@ -218,12 +218,18 @@ class Journal:
         if not unit:
             return self._committed
         self._committed += 1
-        if self._pending.add(unit):
-            self._writer.wake()
+        within_seconds = self._pending.add(unit)
+        if within_seconds is not None:
+            self._writer.wake(within_seconds)
         if self._pending.size_bytes > self._settings.waiting_bytes and not self.is_blocked:
             # The writer itself may hang in a write: it would not tell.
             self._update_blocked()
         return self._committed
+
+    def hurry(self) -> None:
+        """Have acknowledgements that wait for company written at once."""
+        if self._pending.hurry():
+            self._writer.wake()
 
     def read(
         self, lane: int, first: int, count_max: int, bytes_max: int
@@ -335,7 +341,7 @@ class Journal:
             return None
         self._lease.beat(WRITER_BEAT)
         if self._pending:
-            return 0.0
+            return 0.0 if self._pending.is_urgent else LINGER_SECONDS
         if self._unsynced and self._settings.sync == "interval":
             return self._settings.sync_interval_seconds
         return self._upkeep.wait_seconds

@@ -13,6 +13,7 @@ from store.interface import (
     CHANGE_DROP_LANE,
     CHANGE_PURGE,
     CHANGE_REQUEUE,
+    LINGER_SECONDS,
     StoredMessage,
     UnitOfWork,
 )
@@ -74,26 +75,39 @@ class Overlay:
 class PendingUnits:
     """A queue of units between two threads, with the messages and bytes they publish."""
 
-    __slots__ = ("_gate", "_units", "message_count", "size_bytes")
+    __slots__ = ("_gate", "_units", "is_urgent", "message_count", "size_bytes")
 
     def __init__(self) -> None:
         self._gate = threading.Lock()
         self._units: list[tuple[UnitOfWork, int]] = []
         self.message_count = 0
         self.size_bytes = 0
+        # Whether any of them does more than acknowledge.
+        self.is_urgent = False
 
     def __bool__(self) -> bool:
         return bool(self._units)
 
-    def add(self, unit: UnitOfWork) -> bool:
-        """Append a unit; True if it is the only one, so that the writer may sleep."""
+    def add(self, unit: UnitOfWork) -> float | None:
+        """Append a unit; returns in how many seconds the writer must come, None if that is sure already."""
         published = unit.published
         size_bytes = sum([len(row[0].body) for row in published]) if published else 0
         with self._gate:
             self._units.append((unit, size_bytes))
             self.message_count += len(published)
             self.size_bytes += size_bytes
-            return len(self._units) == 1
+            if not self.is_urgent and (published or unit.changes):
+                self.is_urgent = True
+                return 0.0
+            return LINGER_SECONDS if len(self._units) == 1 and not self.is_urgent else None
+
+    def hurry(self) -> bool:
+        """Have what waits written at once; True when the writer does not know yet."""
+        with self._gate:
+            if self.is_urgent or not self._units:
+                return False
+            self.is_urgent = True
+            return True
 
     def take(self, messages_max: int, bytes_max: int) -> list[UnitOfWork]:
         """Take units from the front: all, or as many as stay within both limits, at least one."""
@@ -102,6 +116,7 @@ class PendingUnits:
             if self.message_count <= messages_max and self.size_bytes <= bytes_max:
                 self._units = []
                 self.message_count = self.size_bytes = 0
+                self.is_urgent = False
                 return [unit for unit, _ in units]
             count = taken = taken_bytes = 0
             for unit, size_bytes in units:

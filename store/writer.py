@@ -24,8 +24,8 @@ class Writer(Protocol):
         """Begin to call `step`."""
         ...
 
-    def wake(self) -> None:
-        """Have `step` called soon."""
+    def wake(self, within_seconds: float = 0.0) -> None:
+        """Have `step` called soon, or after so many seconds at the latest."""
         ...
 
     def run_aside(self, job: Callable[[], None]) -> None:
@@ -41,12 +41,22 @@ class Writer(Protocol):
 class ThreadWriter:
     """One thread for steps, one for jobs; both daemons, so that a hung disk cannot hold the process."""
 
-    __slots__ = ("_aside", "_condition", "_is_stopping", "_is_woken", "_jobs", "_step", "_thread")
+    __slots__ = (
+        "_aside",
+        "_condition",
+        "_is_stopping",
+        "_is_woken",
+        "_jobs",
+        "_step",
+        "_thread",
+        "_within_seconds",
+    )
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._is_woken = False
+        self._within_seconds = 0.0
         self._is_stopping = False
         self._step: Step = _nothing
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -58,10 +68,13 @@ class ThreadWriter:
         self._thread.start()
         self._aside.start()
 
-    def wake(self) -> None:
+    def wake(self, within_seconds: float = 0.0) -> None:
         """Notify the writer thread."""
         with self._condition:
-            self._is_woken = True
+            if within_seconds:
+                self._within_seconds = within_seconds
+            else:
+                self._is_woken = True
             self._condition.notify()
 
     def run_aside(self, job: Callable[[], None]) -> None:
@@ -83,11 +96,14 @@ class ThreadWriter:
         delay: float | None = None
         while True:
             with self._condition:
-                if not self._is_woken and not self._is_stopping:
+                if not self._is_woken and not self._is_stopping and not self._within_seconds:
                     self._condition.wait(delay)
+                if self._within_seconds and not self._is_woken and not self._is_stopping:
+                    self._condition.wait(self._within_seconds)
                 if self._is_stopping:
                     return
                 self._is_woken = False
+                self._within_seconds = 0.0
             delay = self._step()
 
     def _run_jobs(self) -> None:
@@ -112,7 +128,7 @@ class SteppedWriter:
         """Remember the step."""
         self._step = step
 
-    def wake(self) -> None:
+    def wake(self, within_seconds: float = 0.0) -> None:
         """Nothing: the test decides when."""
 
     def run_aside(self, job: Callable[[], None]) -> None:

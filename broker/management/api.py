@@ -169,9 +169,10 @@ class Promise:
         self.is_closing = False
         self.peer_closes_first = False
 
-    def end_turn(self, commit: int) -> None:
+    def end_turn(self, commit: int) -> bool:
         if self._commit is None:
             self._commit = commit
+        return self._done is not None
 
     def on_durable(self, commit: int) -> None:
         done = self._done

@@ -84,6 +84,7 @@ class Turn:
         broker.dispatch()
         commit = store.commit(broker.take_unit())
         durable = store.durable
+        is_awaited = False
         if broker.is_early:
             broker.is_early = False
             self._held_until = commit
@@ -92,9 +93,11 @@ class Turn:
         is_open = self._is_open
         self._woken = {}
         for session in woken:
-            session.end_turn(commit)
+            has_promises = session.end_turn(commit)
             if commit > durable:
-                self._waiting[session] = commit
+                if has_promises:
+                    self._waiting[session] = commit
+                    is_awaited = True
             else:
                 session.on_durable(commit)
             if is_held:
@@ -103,13 +106,15 @@ class Turn:
             writer = self._writers.get(session)
             if writer is not None and is_open():
                 writer.flush()
+        if is_awaited:
+            store.hurry()
         broker.now_ms = broker.clock.wall_ms()
         if broker.touched or broker.has_changes or self._woken:
             self.schedule()
 
     def on_durable(self, commit: int) -> None:
         """Everything up to `commit` is on stable storage: keep the promises that waited for it."""
-        if self._is_failed:
+        if self._is_failed or not (self._waiting or self._held):
             return
         for session in list(self._waiting):
             if self._waiting[session] <= commit:

@@ -195,13 +195,14 @@ class AmqpConnection:
 
     # The turn
 
-    def end_turn(self, commit: int) -> None:
-        """Note which commit the promises of this turn wait for."""
+    def end_turn(self, commit: int) -> bool:
+        """Note which commit the promises of this turn wait for; True while there are any."""
         self.is_awake = False
-        self.promises.note(commit)
+        has_promises = self.promises.note(commit)
         unfit, self.unfit = self.unfit, []
         for deliveries, is_acknowledged in unfit:
             self.refuse_unfit(deliveries, is_acknowledged=is_acknowledged)
+        return has_promises
 
     @property
     def header_bytes_max(self) -> int:

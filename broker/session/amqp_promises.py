@@ -28,14 +28,15 @@ class Promises:
         self._held_commit: int | None = None
         self._waiting: deque[tuple[int, list[tuple[AmqpChannel, int]]]] = deque()
 
-    def note(self, commit: int) -> None:
-        """What was promised in this turn is in that commit."""
+    def note(self, commit: int) -> bool:
+        """What was promised in this turn is in that commit; True while anything waits."""
         if self.confirming:
             promised = [(channel, channel.promised_seq) for channel in self.confirming]
             self._waiting.append((commit, promised))
             self.confirming.clear()
         if self.held_reply is not None and self._held_commit is None:
             self._held_commit = commit
+        return bool(self._waiting) or self.held_reply is not None
 
     def release(self, commit: int) -> bytes | None:
         """Confirm what is in commits up to this one, once a channel; return the held reply if it may go."""

@@ -35,8 +35,11 @@ class Session(Protocol):
         """Hand over, and forget, the bytes to be written now."""
         ...
 
-    def end_turn(self, commit: int) -> None:
-        """Everything done in this turn is in commit number `commit` (or needs none and is durable with it)."""
+    def end_turn(self, commit: int) -> bool:
+        """Everything done in this turn is in commit number `commit` (or needs none and is durable with it).
+
+        Returns True while something waits for a commit: only then is `on_durable` called.
+        """
         ...
 
     def on_durable(self, commit: int) -> None:

@@ -197,8 +197,8 @@ class StompSession:
             self._beats.sent(self._broker.clock.now())
         return output
 
-    def end_turn(self, commit: int) -> None:
-        self._promises.end_turn(commit)
+    def end_turn(self, commit: int) -> bool:
+        return self._promises.end_turn(commit) or self._is_ending
 
     def on_durable(self, commit: int) -> None:
         self._promises.release(commit, self._output)

@@ -26,11 +26,12 @@ class Promises:
         self._fresh.append(frame)
         self.count += 1
 
-    def end_turn(self, commit: int) -> None:
-        """Everything added since the last turn's end is in this commit."""
+    def end_turn(self, commit: int) -> bool:
+        """Everything added since the last turn's end is in this commit; True while anything waits."""
         if self._fresh:
             self._waiting.append((commit, len(self._fresh), b"".join(self._fresh)))
             self._fresh.clear()
+        return bool(self._waiting)
 
     def release(self, commit: int, output: list[bytes]) -> None:
         """Append what commits up to this one allow."""

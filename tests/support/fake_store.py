@@ -30,6 +30,9 @@ class FakeStore:
                 self.durable = self.committed
         return self.committed
 
+    def hurry(self) -> None:
+        return
+
     def sync(self) -> None:
         self.durable = self.committed
         self.on_durable(self.durable)

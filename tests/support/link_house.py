@@ -135,6 +135,9 @@ class Disk:
         self._waiting.append((self._commit, unit))
         return self._commit
 
+    def hurry(self) -> None:
+        return
+
     @property
     def waiting_count(self) -> int:
         return len(self._waiting)

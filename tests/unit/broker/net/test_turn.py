@@ -89,6 +89,28 @@ def test_a_promise_waits_for_its_commit() -> None:
     assert peer.calls[-1] == "flush"
 
 
+def test_who_waits_for_nothing_is_not_woken_by_the_disk_and_hurries_nobody() -> None:
+    """A consumer's acknowledgements: no promise, so neither a hurry nor a call when they are durable."""
+    broker, store, turn, soon, peer = made()
+    session: Any = peer
+    broker.vhosts["/"].declare_queue("q", durable=True)
+    peer.has_promises = False
+    turn.wake(session)
+    soon.pop()()
+    assert peer.calls == [("end", 1), "flush"] and store.hurried == 0
+    store.durable = 1
+    turn.on_durable(1)
+    assert len(peer.calls) == 2
+    peer.has_promises = True
+    broker.vhosts["/"].declare_queue("r", durable=True)
+    turn.wake(session)
+    soon.pop()()
+    assert store.hurried == 1
+    store.durable = 2
+    turn.on_durable(2)
+    assert ("durable", 2) in peer.calls
+
+
 def test_a_failed_store_keeps_no_promise() -> None:
     """After `fail` neither a late sync nor a new turn releases anything."""
     broker, _, turn, soon, peer = made()
