@@ -99,6 +99,10 @@ ROUTES: Final[tuple[Route, ...]] = (
 class Turn(Protocol):
     """The part of `net.turn` that the API needs."""
 
+    def begin(self) -> None:
+        """Something comes in: time goes on."""
+        ...
+
     def wake(self, session: Session) -> None:
         """See to a session at the end of this turn."""
         ...
@@ -310,6 +314,8 @@ class Api(Resource):
         function: Callable[[Call], Any],
         variable: tuple[str, ...],
     ) -> Any:
+        if self._turn is not None:
+            self._turn.begin()
         try:
             result = function(
                 Call(

@@ -117,9 +117,11 @@ class Connection(Protocol):
         if session is None or self._is_closing:
             return
         broker = self._broker
+        turn = self._turn
         before = broker.metrics.published_count
+        turn.begin()
         session.receive_data(data)
-        self._turn.wake(session)
+        turn.wake(session)
         if not self.is_publisher and broker.metrics.published_count != before:
             self.is_publisher = True
             reason = broker.blocked_reason
@@ -166,6 +168,7 @@ class Connection(Protocol):
         session = self.session
         if session is not None:
             self.session = None
+            self._turn.begin()
             session.connection_lost(reason.getErrorMessage() if reason is not None else "closed")
             self._turn.remove(session)
 
@@ -187,6 +190,7 @@ class Connection(Protocol):
         self._unsent_bytes = 0
         self._let_go("unsent")
         if self.session is not None:
+            self._turn.begin()
             self.session.set_writable(True)
             self._turn.schedule()
 
@@ -349,6 +353,7 @@ class Connection(Protocol):
         self._timer = None
         session = self.session
         if session is not None:
+            self._turn.begin()
             session.tick(self._broker.clock.now())
             self._turn.wake(session)
             self._arm()

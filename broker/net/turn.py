@@ -61,6 +61,15 @@ class Turn:
         self._held.pop(session, None)
         self.schedule()
 
+    def begin(self) -> None:
+        """Something comes in: unless a turn is under way, one starts with the time of now.
+
+        Within a turn time stands still, so that a message with a time to live of 0 reaches who waits for it.
+        """
+        if not self._is_scheduled:
+            broker = self._broker
+            broker.now_ms = broker.clock.wall_ms()
+
     def wake(self, session: Session) -> None:
         """The session has output or promises: see to it at the end of this turn."""
         self._woken[session] = None

@@ -144,6 +144,9 @@ class SlowTurn:
     def __init__(self):
         self.woken = []
 
+    def begin(self):
+        pass
+
     def wake(self, session):
         self.woken.append(session)
 

@@ -225,3 +225,17 @@ def test_a_lost_connection_writes_nothing_more() -> None:
     peer.connection.connectionLost()
     peer.connection.resumeProducing()
     assert peer.transport.value() == b""
+
+
+@pytest.mark.parametrize(("waits_s", "is_there"), [(0.9, True), (1.1, False)])
+def test_time_to_live_counts_from_when_a_message_comes(waits_s: float, is_there: bool) -> None:
+    """After a quiet minute not from the last turn before it, and to its end however quiet it was since."""
+    dialed = Dialed("stomp")
+    dialed.say(b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0")
+    dialed.transport.drain()
+    dialed.heard()
+    dialed.house.clock.seconds += 60
+    dialed.say(b"SEND\ndestination:/queue/q\nexpiration:1000\n\nbody\0")
+    dialed.house.clock.seconds += waits_s
+    heard = dialed.say(b"SUBSCRIBE\nid:0\ndestination:/queue/q\n\n\0")
+    assert (b"\n\nbody\0" in heard) is is_there

@@ -111,6 +111,24 @@ def test_who_waits_for_nothing_is_not_woken_by_the_disk_and_hurries_nobody() -> 
     assert ("durable", 2) in peer.calls
 
 
+def test_a_turn_begins_with_the_time_of_now_and_keeps_it() -> None:
+    """However long nothing came: else a message sent to an idle broker would have lost that time to live."""
+    broker, _, turn, soon, peer = made()
+    session: Any = peer
+    clock: Any = broker.clock
+    clock.seconds += 60
+    turn.begin()
+    began_ms = clock.wall_ms()
+    assert broker.now_ms == began_ms
+    turn.wake(session)
+    clock.seconds += 0.005
+    turn.begin()
+    assert broker.now_ms == began_ms, "it stands still until the turn has ended"
+    soon.pop()()
+    turn.begin()
+    assert broker.now_ms == began_ms + 5
+
+
 def test_a_failed_store_keeps_no_promise() -> None:
     """After `fail` neither a late sync nor a new turn releases anything."""
     broker, _, turn, soon, peer = made()
