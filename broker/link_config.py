@@ -14,7 +14,8 @@ from msgspec import Meta, field
 
 from broker.errors import ConfigError, PreconditionFailed
 from broker.link.settings import LinkSettings, LinkTls, Stream
-from broker.settings import Document, Duration, Secret, Section, Size
+from broker.setting_types import Duration, Secret, Section, Size
+from broker.settings import Document
 
 PORTS = {"gridmsg": 5672, "amqp": 5672, "stomp": 61613}
 TLS_PORTS = {"gridmsg": 5671, "amqp": 5671, "stomp": 61614}

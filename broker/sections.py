@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from broker.link_config import LinkSection
-from broker.settings import Count, Duration, Secret, Section, Size
+from broker.setting_types import Count, Duration, Secret, Section, Size
 
 EXCHANGE_KIND = Literal["direct", "fanout", "topic", "headers"]
 

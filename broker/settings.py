@@ -1,9 +1,8 @@
 """Read one TOML file into typed sections, and tell where each value came from.
 
-A section is a subclass of `Section` (a frozen msgspec Struct): its annotations are the one declaration of a
-key, with type, default, unit and help; file, environment, `broker check` and docs are derived from it.  Nothing
+What a key takes is declared with `broker.setting_types`; here are the file, its lines, and the environment's overrides.  Nothing
 is ignored: an unknown key, a wrong type or a value out of range is a `ConfigError` that names file, line, key
-and what is allowed.  Imports only `broker.errors`, so the agents may use it too.
+and what is allowed.  Imports nothing of the rooms, so the agents may use it too.
 Tests: tests/unit/broker/test_settings.py.
 """
 
@@ -11,70 +10,30 @@ from __future__ import annotations
 
 import re
 import tomllib
-import types
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, final, get_args, get_origin
+from typing import Any, TypeVar, final, get_args
 
 import msgspec
-from msgspec import Meta
 
 from broker.errors import ConfigError
+from broker.setting_types import (
+    allowed_text,
+    bare_type,
+    convert,
+    hints_of,
+    is_secret_key,
+    is_section,
+    is_table,
+    shown_text,
+    typed,
+)
 
 ENVIRONMENT_PREFIX = "GRIDMSG_"
 FILE_BYTES_MAX = 1 << 20
 
-Size = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
-"""A number of bytes, or a text such as "64MiB"."""
-
-Duration = Annotated[float, Meta(ge=0, extra={"unit": "seconds"})]
-"""A number of seconds, or a text such as "250ms", "5s", "10min"."""
-
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Count = Annotated[int, Meta(ge=1)]
-Secret = Annotated[str, Meta(extra={"secret": True})]
-"""A text that `broker check` and logs never show."""
-
-
-class Section(
-    msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True
-):
-    """Base of all sections: keys are the field names in kebab-case.
-
-    A subclass says `frozen=True, kw_only=True` again.  Help goes into the annotation: `Annotated[Size, Meta(description="…")]`.
-    """
-
-
 S = TypeVar("S", bound=msgspec.Struct)
-
-_SECRET_KEYS = frozenset({"password", "passcode", "api-key", "token"})
-
-_SIZE_UNITS = {
-    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-    "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
-}  # fmt: skip
-_TIME_UNITS = {
-    "": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0,
-}  # fmt: skip
-_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes that a text such as "64MiB", "10 MB" or "4096" means; raises ValueError."""
-    matched = _QUANTITY.match(text)
-    if matched is None or matched[2].lower() not in _SIZE_UNITS:
-        raise ValueError(text)
-    return int(float(matched[1]) * _SIZE_UNITS[matched[2].lower()])
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds that a text such as "250ms", "5s" or "2h" means; raises ValueError."""
-    matched = _QUANTITY.match(text)
-    if matched is None or matched[2].lower() not in _TIME_UNITS:
-        raise ValueError(text)
-    return float(matched[1]) * _TIME_UNITS[matched[2].lower()]
 
 
 @final
@@ -91,20 +50,7 @@ class Value:
 
     def shown(self) -> str:
         """The value as text, or dots if it is a secret."""
-        return "…" if self.is_secret and self.value else _shown(self.value)
-
-
-@final
-class Key:
-    """One declared key, for documentation and its tests."""
-
-    __slots__ = ("allowed", "default", "help", "name")
-
-    def __init__(self, name: str, allowed: str, default: str, help_text: str) -> None:
-        self.name = name
-        self.allowed = allowed
-        self.default = default
-        self.help = help_text
+        return "…" if self.is_secret and self.value else shown_text(self.value)
 
 
 @final
@@ -227,7 +173,7 @@ class Document:
         overrides: dict[str, Any],
     ) -> S:
         declared = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-        hints = _hints(kind)
+        hints = hints_of(kind)
         for key in (*raw, *overrides):
             if key not in declared:
                 text = f"unknown key{_guess(key, list(declared))}"
@@ -236,37 +182,37 @@ class Document:
                 raise ConfigError(f"environment: {_variable((*path, key))}: {text}")
         chosen: dict[str, Any] = {}
         for key in overrides:
-            if _is_table(hints[declared[key].name]):
+            if is_table(hints[declared[key].name]):
                 raw.setdefault(key, {})
         for key, field in declared.items():
             hint = hints[field.name]
             if key in raw or key in overrides:
                 value = self._value((*path, key), hint, raw.get(key), overrides.get(key))
                 chosen[field.name] = value
-                if key in overrides and not _is_table(hint):
+                if key in overrides and not is_table(hint):
                     raw[key] = _plain(value)
             elif field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT:
-                raise self._error((*path, key), f"is missing: {_allowed(hint)} expected")
+                raise self._error((*path, key), f"is missing: {allowed_text(hint)} expected")
         section = kind(**chosen)
         for key, field in declared.items():
             dotted = _dotted((*path, key))
             if dotted not in self.values and not isinstance(
                 getattr(section, field.name), (msgspec.Struct, dict)
             ):
-                is_secret = _is_secret(key, hints[field.name])
+                is_secret = is_secret_key(key, hints[field.name])
                 value = getattr(section, field.name)
                 self.values[dotted] = Value(dotted, value, "default", is_secret)
         return section
 
     def _value(self, path: tuple[str | int, ...], hint: Any, raw: Any, override: Any) -> object:
-        bare = _bare(hint)
-        if _is_section(bare):
+        bare = bare_type(hint)
+        if is_section(bare):
             if raw is not None and not isinstance(raw, dict):
                 raise self._error(path, "must be a table")
             if override is not None and not isinstance(override, dict):
                 raise ConfigError(f"environment: {_variable(path)}: name a key inside it")
             return self._read(path, bare, raw or {}, override or {})
-        if _is_table(bare):
+        if is_table(bare):
             if raw is not None and not isinstance(raw, dict):
                 raise self._error(path, "must be a table of tables")
             inner = get_args(bare)[1]
@@ -279,19 +225,19 @@ class Document:
                 for name in names
             }
         if override is not None:
-            value, origin = _typed(override, hint), f"environment {_variable(path)}"
+            value, origin = typed(override, hint), f"environment {_variable(path)}"
         else:
             value, origin = raw, f"{self.path or 'configuration'}:{self.line(*path)}"
         try:
-            converted = _convert(value, hint)
+            converted = convert(value, hint)
         except (ValueError, msgspec.ValidationError):
-            is_secret = _is_secret(str(path[-1]), hint)
-            text = f"{'this value' if is_secret else _shown(value)} is not allowed: {_allowed(hint)} expected"
+            is_secret = is_secret_key(str(path[-1]), hint)
+            text = f"{'this value' if is_secret else shown_text(value)} is not allowed: {allowed_text(hint)} expected"
             if override is not None:
                 raise ConfigError(f"environment: {_variable(path)}: {text}") from None
             raise self._error(path, text) from None
         dotted = _dotted(path)
-        is_secret = _is_secret(str(path[-1]), hint)
+        is_secret = is_secret_key(str(path[-1]), hint)
         self.values[dotted] = Value(dotted, converted, origin, is_secret)
         return converted
 
@@ -311,191 +257,8 @@ class Document:
         return self._error(path, text)
 
 
-def declared_keys(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[Key]:
-    """Yield each key that a section declares, nested tables included (`users.NAME.password`)."""
-    hints = _hints(kind)
-    for field in msgspec.structs.fields(kind):
-        hint = hints[field.name]
-        bare = _bare(hint)
-        name = prefix + field.encode_name
-        if _is_section(bare):
-            yield from declared_keys(bare, name + ".")
-            continue
-        if _is_table(bare):
-            yield from declared_keys(_bare(get_args(bare)[1]), name + ".NAME.")
-            continue
-        if field.default is not msgspec.NODEFAULT:
-            default = _quantity(field.default, hint)
-        elif field.default_factory is not msgspec.NODEFAULT:
-            default = _shown(field.default_factory())
-        else:
-            default = "required"
-        yield Key(name, _allowed(hint), default, _description(hint))
-
-
-# -- types ----------------------------------------------------------------------------------------
-
-
-def _hints(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    return typing.get_type_hints(kind, include_extras=True)
-
-
-def _metas(hint: Any) -> list[Meta]:
-    return [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
-
-
-def _extra(hint: Any) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for meta in _metas(hint):
-        merged.update(meta.extra or {})
-    return merged
-
-
-def _is_secret(key: str, hint: Any) -> bool:
-    return key in _SECRET_KEYS or bool(_extra(hint).get("secret"))
-
-
-def _description(hint: Any) -> str:
-    return next((meta.description for meta in reversed(_metas(hint)) if meta.description), "")
-
-
-def _bare(hint: Any) -> Any:
-    if hasattr(hint, "__metadata__"):
-        hint = get_args(hint)[0]
-    if get_origin(hint) in (typing.Union, types.UnionType):
-        inner = [one for one in get_args(hint) if one is not type(None)]
-        if len(inner) == 1:
-            return _bare(inner[0])
-    return hint
-
-
-def _is_section(hint: Any) -> bool:
-    bare = _bare(hint)
-    return isinstance(bare, type) and issubclass(bare, msgspec.Struct)
-
-
-def _is_table(hint: Any) -> bool:
-    """Whether the key is a table with sections in it, or is one."""
-    bare = _bare(hint)
-    return _is_section(bare) or (get_origin(bare) is dict and _is_section(get_args(bare)[1]))
-
-
 def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
-
-
-def _inner(hint: Any) -> Any:
-    """What is left of `X | None` without the None, with its metadata."""
-    if get_origin(hint) in (typing.Union, types.UnionType):
-        inner = [one for one in get_args(hint) if one is not type(None)]
-        if len(inner) == 1:
-            return inner[0]
-    return hint
-
-
-def _convert(value: object, hint: Any) -> object:
-    unit = _extra(hint).get("unit") or _extra(_inner(hint)).get("unit")
-    if unit is not None and isinstance(value, str):
-        value = parse_size(value) if unit == "bytes" else parse_duration(value)
-    if unit is not None and isinstance(value, bool):
-        raise ValueError(value)
-    if _bare(hint) is Path and isinstance(value, str):
-        return Path(value)
-    return msgspec.convert(value, _unified(hint))
-
-
-def _unified(hint: Any) -> Any:
-    """The hint with its bounds in one Meta, the outer ones in force: msgspec refuses the same bound twice."""
-    metas = _metas(hint)
-    if len(metas) < 2:
-        return hint
-    bounds: dict[str, Any] = {}
-    for meta in metas:
-        for name in ("gt", "ge", "lt", "le", "pattern", "min_length", "max_length"):
-            if getattr(meta, name) is not None:
-                bounds[name] = getattr(meta, name)
-    return Annotated[get_args(hint)[0], Meta(**bounds)]
-
-
-def _typed(text: object, hint: Any) -> object:
-    """An environment variable's text as the value that the key's type wants."""
-    if not isinstance(text, str):
-        return text
-    bare = _bare(hint)
-    if bare in (str, Path) or get_origin(bare) is Literal or _extra(_inner(hint)).get("unit"):
-        return text
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        if get_origin(bare) in (list, tuple):
-            return [part.strip() for part in text.split(",")]
-        return text
-
-
-def _allowed(hint: Any) -> str:
-    """What a key takes, in words."""
-    hint = _inner(hint)
-    unit = _extra(hint).get("unit")
-    low = next((meta.ge for meta in reversed(_metas(hint)) if meta.ge is not None), None)
-    high = next((meta.le for meta in reversed(_metas(hint)) if meta.le is not None), None)
-    above = next((meta.gt for meta in reversed(_metas(hint)) if meta.gt is not None), None)
-    limits = "" if above is None else f" above {above}"
-    if low is not None and high is not None:
-        limits = f" from {low} to {high}"
-    elif low:
-        limits = f" of at least {low}"
-    bare = _bare(hint)
-    if unit == "bytes":
-        return 'a size such as "64MiB", or a number of bytes' + limits
-    if unit == "seconds":
-        return 'a time such as "250ms" or "5s", or a number of seconds' + limits
-    if get_origin(bare) is Literal:
-        return "one of " + ", ".join(_shown(one) for one in get_args(bare))
-    names: dict[Any, str] = {
-        bool: "true or false",
-        int: "a whole number" + limits,
-        float: "a number" + limits,
-        str: "a text in quotes",
-        Path: "a path in quotes",
-    }
-    if bare in names:
-        return names[bare]
-    if get_origin(bare) in (list, tuple):
-        return f"a list, each item {_allowed(get_args(bare)[0])}"
-    if get_origin(bare) is dict:
-        return f"a table, each value {_allowed(get_args(bare)[1])}"
-    return "another type"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (str, Path)):
-        return f'"{value}"'
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_shown(one) for one in value) + "]"
-    if value is None:
-        return "not set"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_shown(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def _quantity(value: object, hint: Any) -> str:
-    """A default as people write it: sizes and times with their unit."""
-    unit = _extra(_inner(hint)).get("unit")
-    if unit == "bytes" and isinstance(value, int) and value:
-        for name, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-            if value % size == 0:
-                return f'"{value // size}{name}"'
-    if unit == "seconds" and isinstance(value, (int, float)) and value:
-        return f'"{value:g}s"' if value >= 1 else f'"{value * 1000:g}ms"'
-    return _shown(value)
-
-
-# -- places ---------------------------------------------------------------------------------------
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:

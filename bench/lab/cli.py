@@ -18,7 +18,7 @@ from bench.lab import report as reports
 from bench.lab import topology as topologies
 from bench.lab.experiment import FAILURES, Experiment
 from bench.lab.topology import Topology
-from broker.settings import parse_duration
+from broker.setting_types import parse_duration
 
 RUNS: Final = Path("lab-runs")
 

@@ -19,7 +19,8 @@ from msgspec import Meta, field
 
 from bench.lab.way import NS, Line
 from broker.errors import ConfigError
-from broker.settings import Count, Document, Duration, Section, Size
+from broker.setting_types import Count, Duration, Section, Size
+from broker.settings import Document
 
 SHIPPED: Final = FilePath(__file__).parent / "topologies"
 SITES_MAX: Final = 60

@@ -11,6 +11,7 @@ RANKS = {
     "broker.clock": -1,
     "broker.metrics": -1,
     "broker.settings": -1,
+    "broker.setting_types": -1,
     "store": 0,
     "broker.wire": 0,
     "broker.core": 1,
@@ -28,7 +29,13 @@ RANKS = {
     "broker.__main__": 4,
     "broker": 4,
 }
-BELOW = {"broker.errors", "broker.clock", "broker.metrics", "broker.settings"}
+BELOW = {
+    "broker.errors",
+    "broker.clock",
+    "broker.metrics",
+    "broker.settings",
+    "broker.setting_types",
+}
 WIRING = {"broker.cli", "broker.up", "broker.server", "broker.config", "broker.__main__"}
 LIBRARIES = {
     "twisted": (
@@ -89,7 +96,9 @@ def objection(importer: str, imported: str) -> str | None:
     if mine == "store":
         return "the store imports nothing of the broker"
     if mine in BELOW:
-        return None if other == "broker.errors" else f"{mine} lies below the rooms"
+        if other == "broker.errors" or (mine, other) == ("broker.settings", "broker.setting_types"):
+            return None
+        return f"{mine} lies below the rooms"
     if mine == "broker.core" and other == "store":
         return None if imported.startswith("store.interface") else "core sees store.interface only"
     if RANKS[mine] == 4 or RANKS[other] < RANKS[mine]:

@@ -17,7 +17,7 @@ import msgspec
 from agents import config as agents_config
 from broker.cli import gridmsg
 from broker.sections import SECTIONS as BROKER_SECTIONS
-from broker.settings import Key, declared_keys
+from broker.setting_types import Key, declared_keys
 from tests.support.source import ROOT
 
 COMMANDS = ROOT / "docs" / "commands.md"

@@ -1,4 +1,4 @@
-"""broker.settings: what is taken, what is refused, and how the refusal reads."""
+"""broker.settings and broker.setting_types: what is taken, what is refused, and how the refusal reads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from msgspec import Meta, field
 
 from broker.errors import ConfigError
-from broker.settings import (
-    Document,
+from broker.setting_types import (
     Duration,
     Port,
     Secret,
@@ -20,6 +19,7 @@ from broker.settings import (
     parse_duration,
     parse_size,
 )
+from broker.settings import Document
 
 
 class User(Section, frozen=True, kw_only=True):
