@@ -8,7 +8,7 @@ the last checkpoint.  Order of syncs: FORMAT.md.  Tests: tests/unit/store/test_j
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final, final
 
 from store.checksum import crc32
@@ -17,7 +17,7 @@ from store.files import File, FileSystem
 from store.index import SUMMARY, Extent, Lane, State, first_of
 from store.positions import PositionSet
 from store.record import decode_start, decode_value, encode_value
-from store.runs import FIRST, LAST, RUN_FIELDS, SEGMENT, Page
+from store.runs import FIRST, LAST, RUN_FIELDS, SEGMENT, Page, Runs
 from store.segment import sidecar_name
 
 CHECKPOINT_MAGIC: Final = b"gmCKPT2\n"
@@ -26,6 +26,8 @@ _KIND_BYTES: Final = 6
 _HEADER: Final = struct.Struct("<8sIIQQI")
 _CRC: Final = struct.Struct("<I")
 _LENGTH: Final = struct.Struct("<I")
+WRITE_BYTES: Final = 1 << 20
+"""How much of a file is written by one call."""
 PAGE_MAGIC: Final = b"gmP1"
 _PAGE: Final = struct.Struct("<4sIQQII")
 PAGE_HEADER_BYTES: Final = _PAGE.size + _CRC.size
@@ -75,6 +77,7 @@ class Checkpoint:
 
 
 _NO_POSITIONS: Final = PositionSet()
+_NO_RUNS: Final = Runs()
 
 
 @final
@@ -142,10 +145,12 @@ class LaneCopy:
         return found
 
     def pack(self) -> bytes:
-        """Give the lane as bytes; `State.find` makes it again."""
-        return SUMMARY.pack(*self.summary) + encode_value(
+        """Give the lane as bytes, from which `State.find` makes it again, and let go of what it was."""
+        packed = SUMMARY.pack(*self.summary) + encode_value(
             [*self.fields, self.dead.freeze(), self.requeued, self.runs.freeze()]
         )
+        self.dead, self.requeued, self.runs, self.extents = _NO_POSITIONS, {}, _NO_RUNS, []
+        return packed
 
 
 @final
@@ -221,17 +226,21 @@ def checkpoint_of_name(name: str) -> tuple[int, int] | None:
 
 
 def encode_checkpoint(
-    epoch: int, number: int, place: Place, root: list[Any], blobs: list[bytes]
-) -> bytes:
-    """Give the bytes of a checkpoint file."""
+    epoch: int, number: int, place: Place, root: list[Any], blobs: Collection[bytes]
+) -> list[bytes]:
+    """Give the bytes of a checkpoint file in pieces: with many queues it is large, and never made whole in memory."""
     packed = encode_value([place.batch, place.crc, place.segment, place.offset, root, len(blobs)])
-    parts = [_LENGTH.pack(len(packed)), packed]
+    parts = [b"", _LENGTH.pack(len(packed)), packed]
     for blob in blobs:
         parts.append(_LENGTH.pack(len(blob)))
         parts.append(blob)
-    payload = b"".join(parts)
-    fields = _HEADER.pack(CHECKPOINT_MAGIC, epoch, 0, number, len(payload), crc32(payload))
-    return fields + _CRC.pack(crc32(fields)) + payload
+    crc = length = 0
+    for part in parts:
+        crc = crc32(part, crc)
+        length += len(part)
+    fields = _HEADER.pack(CHECKPOINT_MAGIC, epoch, 0, number, length, crc)
+    parts[0] = fields + _CRC.pack(crc32(fields))
+    return parts
 
 
 def decode_checkpoint(raw: bytes, path: str) -> Checkpoint:
@@ -273,7 +282,9 @@ def _senseless(path: str, error: Exception) -> Corrupt:
 
 def encode_page(epoch: int, segment: int, lane: int, extents: list[Extent]) -> bytes:
     """Give the bytes of a sidecar page."""
-    payload = encode_value([[e[0], e[1], e[3], e[4], e[5], e[6]] for e in extents])
+    payload = encode_value(
+        [[e[0], e[1], e[3], e[4], e[5], e[6] or (e[0], e[1] - e[0] + 1)] for e in extents]
+    )
     fields = _PAGE.pack(PAGE_MAGIC, epoch, segment, lane, len(payload), len(extents))
     return fields + _CRC.pack(crc32(payload, crc32(fields))) + payload
 
@@ -296,6 +307,40 @@ def decode_page(raw: bytes, path: str, offset: int, segment: int, lane: int) -> 
 
 
 @final
+class PagesDraft:
+    """New pages, by segment: where they will lie is known before they are written."""
+
+    __slots__ = ("_epoch", "_known", "_page_extents", "content", "lengths")
+
+    def __init__(self, epoch: int, known: dict[int, int], page_extents: int) -> None:
+        self._epoch = epoch
+        self._known = known
+        self._page_extents = page_extents
+        self.content: dict[int, list[bytes]] = {}
+        self.lengths: dict[int, int] = {}
+
+    def add(self, copy: LaneCopy) -> None:
+        """Make the pages of a lane's living chunks; the copy knows them then."""
+        lengths = self.lengths
+        for index, extents in copy.living().items():
+            segment = extents[0][2]
+            pages: list[Page] = []
+            for start in range(0, len(extents), self._page_extents):
+                part = extents[start : start + self._page_extents]
+                raw = encode_page(self._epoch, segment, copy.lane.number, part)
+                offset = lengths.get(segment, self._known.get(segment, 0))
+                first, last = part[0][0], part[-1][1]
+                if len(part) > 1:
+                    # Chunks of one batch may overlap.
+                    last = max([e[1] for e in part])
+                pages.append((self._epoch, offset, len(raw), first, last))
+                self.content.setdefault(segment, []).append(raw)
+                lengths[segment] = offset + len(raw)
+            copy.runs.add_pages(index, pages)
+            copy.pages.append((segment, pages))
+
+
+@final
 class Sidecars:
     """The sidecar files that one epoch appends to."""
 
@@ -307,29 +352,14 @@ class Sidecars:
         self._lengths: dict[int, int] = {}
         self.epoch = epoch
 
-    def append(self, capture: Capture, page_extents: int) -> None:
-        """Write the living chunks of a capture; its copies know their new pages then.  Raises OSError."""
-        content: dict[int, list[bytes]] = {}
-        lengths: dict[int, int] = {}
-        for copy in capture.copies:
-            for index, extents in copy.living().items():
-                segment = extents[0][2]
-                pages: list[Page] = []
-                for start in range(0, len(extents), page_extents):
-                    part = extents[start : start + page_extents]
-                    raw = encode_page(self.epoch, segment, copy.lane.number, part)
-                    offset = lengths.get(segment, self._lengths.get(segment, 0))
-                    first, last = part[0][0], part[-1][1]
-                    if len(part) > 1:
-                        # Chunks of one batch may overlap.
-                        last = max([e[1] for e in part])
-                    pages.append((self.epoch, offset, len(raw), first, last))
-                    content.setdefault(segment, []).append(raw)
-                    lengths[segment] = offset + len(raw)
-                copy.runs.add_pages(index, pages)
-                copy.pages.append((segment, pages))
-        self._write(content)
-        self._lengths.update(lengths)
+    def draft(self, page_extents: int) -> PagesDraft:
+        """What the next checkpoint adds to the sidecars: nothing yet."""
+        return PagesDraft(self.epoch, self._lengths, page_extents)
+
+    def append(self, draft: PagesDraft) -> None:
+        """Write the pages of a draft and sync them.  Raises OSError: then they may be written again."""
+        self._write(draft.content)
+        self._lengths.update(draft.lengths)
 
     def _write(self, content: dict[int, list[bytes]]) -> None:
         is_new = False
@@ -356,18 +386,32 @@ class Sidecars:
         self._lengths.pop(segment, None)
 
 
-def write_file(files: FileSystem, folder: str, name: str, content: bytes) -> str:
+def write_file(files: FileSystem, folder: str, name: str, parts: list[bytes]) -> str:
     """Put a whole file in place, or nothing: temporary name, sync; the caller renames by `publish_file`."""
     path = f"{folder}/{name}.tmp"
     if files.exists(path):
         files.unlink(path)
     file = files.create(path)
     try:
-        file.write(0, [content])
+        offset = 0
+        for piece in _pieces_of(parts):
+            offset += file.write(offset, piece)
         file.sync()
     finally:
         file.close()
     return path
+
+
+def _pieces_of(parts: list[bytes]) -> Iterator[list[bytes]]:
+    """Divide what is to be written into pieces of about WRITE_BYTES."""
+    start = size_bytes = 0
+    for index, part in enumerate(parts):
+        size_bytes += len(part)
+        if size_bytes >= WRITE_BYTES:
+            yield parts[start : index + 1]
+            start, size_bytes = index + 1, 0
+    if start < len(parts):
+        yield parts[start:]
 
 
 def publish_file(files: FileSystem, folder: str, name: str) -> None:

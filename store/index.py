@@ -10,7 +10,7 @@ clock.  Tests: tests/unit/store/test_index.py.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, final
 
 from store.positions import SHIFT, PositionSet
@@ -33,8 +33,9 @@ from store.runs import BYTES, COUNT, FIRST, LAST, RUN_FIELDS, SEGMENT, Page, Run
 SUMMARY: Final = struct.Struct("<6q")
 """What a packed lane begins with: number, first, next, count, bytes, horizon."""
 
-Extent = tuple[int, int, int, int, int, int, list[int]]
-"""(first, last, segment, offset, size_bytes, crc, ranges): a chunk, seen from one lane."""
+Extent = tuple[int, int, int, int, int, int, Sequence[int]]
+"""(first, last, segment, offset, size_bytes, crc, ranges): a chunk, seen from one lane; ranges are empty where all of first … last
+are in it."""
 
 
 _Published = tuple[int, list[int], int, int, tuple[int, int]]
@@ -160,7 +161,8 @@ class Lane:
         self.count += count
         self.bytes += size_bytes
         extents = self.extents
-        extents.append((first, end - 1, segment, offset, chunk[0], chunk[1], ranges))
+        gaps = ranges if len(ranges) > 2 else ()
+        extents.append((first, end - 1, segment, offset, chunk[0], chunk[1], gaps))
         if len(extents) > 1 and extents[-2][0] > first:
             # Chunks of one batch may interleave; readers want them by first position.
             extents.sort(key=first_of)

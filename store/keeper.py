@@ -12,6 +12,7 @@ from typing import Final, final
 
 from store.checkpoint import (
     Capture,
+    PagesDraft,
     Place,
     Sidecars,
     checkpoint_name,
@@ -48,18 +49,23 @@ class Keeper:
         # (epoch, number, place), oldest first: the valid ones on disk.
         self.kept = kept
 
-    def write(self, capture: Capture) -> list[int]:
-        """Put a checkpoint on stable storage; returns the segments that may go.  Raises OSError, Fenced."""
+    def begin(self) -> PagesDraft:
+        """Begin a checkpoint: what it will add to the sidecars."""
+        return self._sidecars.draft(self._page_extents)
+
+    def write(self, capture: Capture, draft: PagesDraft) -> list[int]:
+        """Put a checkpoint, whose lanes are packed, on stable storage; returns the segments that may go.
+
+        Raises OSError, Fenced.
+        """
         layout = self._layout
-        self._sidecars.append(capture, self._page_extents)
         packed = capture.packed
-        for copy in capture.copies:
-            packed[copy.lane.number] = copy.pack()
+        self._sidecars.append(draft)
         self._number += 1
         epoch = self._lease.epoch
         name = checkpoint_name(epoch, self._number)
         content = encode_checkpoint(
-            epoch, self._number, capture.place, capture.root, list(packed.values())
+            epoch, self._number, capture.place, capture.root, packed.values()
         )
         write_file(layout.files, layout.checkpoints, name, content)
         self._lease.check()

@@ -80,7 +80,7 @@ class Layout:
         text = f"{_FORMAT_WORD} {FORMAT_VERSION}\nid {store_id}\n"
         text += f"crc {zlib.crc32(text.encode()):08x}\n"
         # A draft of its own: a former owner may be at the same.
-        draft = write_file(self.files, self.folder, f"{FORMAT_NAME}-{store_id}", text.encode())
+        draft = write_file(self.files, self.folder, f"{FORMAT_NAME}-{store_id}", [text.encode()])
         self.files.rename(draft, path)
         self.files.sync_folder(self.folder)
         return store_id

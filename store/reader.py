@@ -70,11 +70,13 @@ class Reader:
             if is_after and rows and (len(rows) >= count_max or size_bytes >= bytes_max):
                 break
             messages = self._chunk(extent)
-            part = list(zip(positions_of(extent[6]), messages, strict=True))
+            ranges = extent[6]
+            positions = positions_of(ranges) if ranges else range(extent[0], extent[1] + 1)
+            part = list(zip(positions, messages, strict=True))
             # With gaps, what is alive in between belongs to other chunks: look one by one.
             if (
                 extent[0] < first
-                or len(extent[6]) > 2
+                or len(ranges) > 2
                 or lane.alive_in(extent[0], extent[1] + 1) < len(part)
             ):
                 part = [row for row in part if row[0] >= first and lane.is_alive(row[0])]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, final
 
 import msgpack
@@ -301,7 +301,7 @@ def ranges_of(positions: list[int]) -> list[int]:
     return ranges
 
 
-def positions_of(ranges: list[int]) -> Iterable[int]:
+def positions_of(ranges: Sequence[int]) -> Iterable[int]:
     """Unfold [first, count …] into positions."""
     if len(ranges) == 2:
         return range(ranges[0], ranges[0] + ranges[1])

@@ -87,7 +87,8 @@ class Runs:
         if figures[at + COUNT] <= 0:
             if figures[at + PAGE_COUNT]:
                 start = self._page_start(index)
-                del self.pages[start : start + PAGE_FIELDS * figures[at + PAGE_COUNT]]
+                end = start + PAGE_FIELDS * figures[at + PAGE_COUNT]
+                self.pages = self.pages[:start] + self.pages[end:]
             del figures[at : at + RUN_FIELDS]
 
     def _page_start(self, index: int) -> int:
@@ -108,19 +109,19 @@ class Runs:
     def add_pages(self, index: int, pages: list[Page]) -> None:
         """Put pages behind those of a run."""
         at = index * RUN_FIELDS + PAGE_COUNT
+        more = array("q", [number for page in pages for number in page])
         if at == len(self.figures) - 1:
-            for page in pages:
-                self.pages.extend(page)
+            self.pages = self.pages + more
         else:
             end = self._page_start(index) + PAGE_FIELDS * self.figures[at]
-            self.pages[end:end] = array("q", [number for page in pages for number in page])
+            self.pages = self.pages[:end] + more + self.pages[end:]
         self.figures[at] += len(pages)
 
     def copy(self) -> Runs:
-        """A table of its own."""
+        """A table of its own; the pages are shared, as that array is replaced and never changed."""
         made = Runs.__new__(Runs)
         made.figures = self.figures[:]
-        made.pages = self.pages[:]
+        made.pages = self.pages
         return made
 
     def freeze(self) -> list[Any]:

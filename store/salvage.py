@@ -394,7 +394,7 @@ def _ready_epoch(files: FileSystem, mark: str) -> int:
 
 def _put(layout: Layout, text: str) -> None:
     """Say how far it is; brokers refuse the folder from here on."""
-    write_file(layout.files, layout.folder, SALVAGE_MARK, text.encode())
+    write_file(layout.files, layout.folder, SALVAGE_MARK, [text.encode()])
     publish_file(layout.files, layout.folder, SALVAGE_MARK)
 
 

@@ -251,12 +251,18 @@ class Upkeep:
 
     def keep(self, capture: Capture) -> bool:
         """Write a checkpoint, take its pages over, unlink what died; False when there was no space.  Raises OSError, Fenced."""
-        is_more = True
+        draft = self._keeper.begin()
+        copies, done, is_more = capture.copies, 0, True
         while is_more:
             with self._lock:
                 is_more = capture.take_some(_LANES_AT_ONCE)
+            # Traffic adds others, which had to be copied before they changed.
+            for copy in copies[done:]:
+                draft.add(copy)
+                capture.packed[copy.lane.number] = copy.pack()
+                done += 1
         try:
-            dead = self._keeper.write(capture)
+            dead = self._keeper.write(capture, draft)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
@@ -284,7 +290,12 @@ class Upkeep:
                     for segment, pages in copy.pages:
                         lane.add_pages(segment, pages)
                     lane.frozen = []
-                    if state.lanes.get(lane.number) is lane:
+                    if state.lanes.get(lane.number) is not lane:
+                        continue
+                    if lane.number in state.touched:
+                        # It changed meanwhile: of ten thousand busy lanes nobody needs the form that they had.
+                        state.packed.pop(lane.number, None)
+                    else:
                         state.packed[lane.number] = capture.packed[lane.number]
         with self._lock:
             state.forget_quiet()

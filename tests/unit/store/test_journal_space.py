@@ -102,7 +102,7 @@ def test_a_checkpoint_without_space_is_tried_again_with_pauses_and_told_once(cap
     sent = fill(stepped, lambda: journal._committed > 20)
     tried = []
 
-    def refuse(keeper, capture):
+    def refuse(keeper, capture, draft):
         tried.append(now[0])
         raise OSError(28, "No space left on device")
 
@@ -134,11 +134,11 @@ def test_a_new_store_without_space_for_its_first_checkpoint_promises_nothing(mon
     write = Keeper.write
     refusals = [2]
 
-    def refuse(keeper, capture):
+    def refuse(keeper, capture, draft):
         if refusals[0]:
             refusals[0] -= 1
             raise OSError(28, "No space left on device")
-        return write(keeper, capture)
+        return write(keeper, capture, draft)
 
     monkeypatch.setattr(Keeper, "write", refuse)
     with pytest.raises(Full, match="first checkpoint"):
