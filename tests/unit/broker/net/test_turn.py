@@ -18,6 +18,7 @@ class SlowStore:
         self.durable = 0
         self.is_blocked = False
         self.commits = 0
+        self.hurried = 0
 
     def open(self, *_: Any) -> Recovered:
         return Recovered({}, {}, 1, 1, "x")
@@ -26,6 +27,9 @@ class SlowStore:
         if unit:
             self.commits += 1
         return self.commits
+
+    def hurry(self) -> None:
+        self.hurried += 1
 
     def read(self, *_: Any) -> list[Any]:
         return []
@@ -41,10 +45,12 @@ class Peer:
 
     def __init__(self) -> None:
         self.is_closing = False
+        self.has_promises = True
         self.calls: list[tuple[str, int] | str] = []
 
-    def end_turn(self, commit: int) -> None:
+    def end_turn(self, commit: int) -> bool:
         self.calls.append(("end", commit))
+        return self.has_promises
 
     def on_durable(self, commit: int) -> None:
         self.calls.append(("durable", commit))
