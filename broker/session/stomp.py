@@ -1,8 +1,9 @@
 """One STOMP peer: its frames become calls of the core, its deliveries MESSAGE frames.
 
-Sans-I/O (see `session.base`).  Invariants: receipts keep their order, and those of persistent messages and of changed
-topology come after `fdatasync`; ACK frames of one read are settled together; after the first ERROR (or DISCONNECT)
-nothing more is read or delivered.  Must not know sockets or files.
+Sans-I/O (see `session.base`).  What a peer has once it has logged in, and the table of its frames, is in `stomp_member`.
+Invariants: receipts keep their order, and those of persistent messages and of changed topology come after `fdatasync`; ACK
+frames of one read are settled together; after the first ERROR (or DISCONNECT) nothing more is read or delivered.
+Must not know sockets or files.
 Tests: tests/conformance/stomp*.json, tests/unit/broker/session/test_stomp.py, tests/property/test_stomp_session.py.
 """
 
@@ -15,31 +16,24 @@ from broker.core.broker import Broker
 from broker.core.delivery import Delivery
 from broker.core.subscription import Subscription
 from broker.errors import AccessRefused, BrokerError, ProtocolViolation
-from broker.session.auth import Accounts, Identity, Login
+from broker.session.auth import Accounts, Login
 from broker.session.base import Wake
 from broker.session.dn import DN
 from broker.session.heartbeat import Heartbeat
-from broker.session.stomp_connect import ConnectRequest, StompLimits, agree
-from broker.session.stomp_destinations import Headers, is_true
+from broker.session.stomp_connect import ConnectRequest, StompLimits
 from broker.session.stomp_errors import StompError, bad_command, encode_error, error_of
+from broker.session.stomp_member import COMMANDS, Member
 from broker.session.stomp_promises import Promises
-from broker.session.stomp_publisher import Publisher
-from broker.session.stomp_send import checked_receipt, nack_delay, read_headers, refused
+from broker.session.stomp_send import checked_receipt, read_headers, refused
 from broker.session.stomp_subscription import StompSubscription
-from broker.session.stomp_subscriptions import SubscriptionTable
-from broker.session.stomp_transaction import SettleKind, TransactionTable
-from broker.wire.stomp import FrameParser, encode_frame
+from broker.wire.stomp import FrameParser
 from broker.wire.stomp_headers import V12, VERSION_TEXTS, split_block, unescape
 
 log = logging.getLogger(__name__)
 
-SERVER: Final = b"gridmsg"
 LOGIN_HELD_BYTES_MAX: Final = 262_144
 """What a peer may send ahead while its password is checked."""
-COMMANDS: Final = frozenset(
-    b"SEND SUBSCRIBE UNSUBSCRIBE ACK NACK BEGIN COMMIT ABORT DISCONNECT".split()
-)
-"""Frames of a peer that has logged in."""
+LAST_COMMAND: Final = b"DISCONNECT"
 FATAL_MESSAGES: Final = frozenset(
     {"Duplicated subscription identifier", "Login timeout", "Too many receipts"}
 )
@@ -59,20 +53,16 @@ class StompSession:
         "_beats",
         "_broker",
         "_held",
-        "_identity",
         "_is_ending",
         "_is_loopback",
         "_limits",
         "_login",
         "_login_by",
+        "_member",
         "_output",
         "_parser",
         "_promises",
-        "_publisher",
-        "_subscriptions",
-        "_transactions",
         "_version",
-        "_vhost",
         "_wake",
         "certificate",
         "is_closing",
@@ -103,18 +93,14 @@ class StompSession:
         self._parser = FrameParser(limits.frames())
         self._parser.body_bytes_max = limits.login_body_bytes_max
         self._parser.is_single = True
-        self._vhost = broker.vhost(broker.default_vhost)
         self.certificate: DN | None = None
-        self._identity: Identity | None = None
         self._login: Login | None = None
         self._held: list[bytes] = []
         self._version = V12
         self._output: list[bytes] = []
         self._promises = Promises()
-        self._transactions = TransactionTable(limits)
-        # Both are made at login.
-        self._publisher: Publisher | None = None
-        self._subscriptions: SubscriptionTable | None = None
+        # Made at login.
+        self._member: Member | None = None
         # True from the last frame on (ERROR or DISCONNECT); `is_closing` follows when all receipts are out.
         self._is_ending = False
 
@@ -123,7 +109,7 @@ class StompSession:
     @property
     def user(self) -> str:
         """Who has logged in; empty before."""
-        return "" if self._identity is None else self._identity.name
+        return "" if self._member is None else self._member.identity.name
 
     @property
     def protocol(self) -> str:
@@ -131,18 +117,12 @@ class StompSession:
         return f"STOMP {VERSION_TEXTS[self._version]}"
 
     def recheck(self) -> None:
-        identity = self._identity
-        if identity is None or self._is_ending:
+        member = self._member
+        if member is None or self._is_ending:
             return
-        if not identity.is_valid:
-            text = f"User '{identity.name}' was deleted"
-        elif self._broker.vhosts.get(self._vhost.name) is not self._vhost:
-            text = f"Virtual host '{self._vhost.name}' was deleted"
-        elif not identity.may_enter(self._vhost.name):
-            text = f"Virtual host '{self._vhost.name}' access denied"
-        else:
-            if self._publisher is not None:
-                self._publisher.plans.clear()
+        text = member.objection(self._broker)
+        if not text:
+            member.publisher.plans.clear()
             return
         self._fail(StompError("access_refused", text + "\n"), b"")
 
@@ -158,17 +138,16 @@ class StompSession:
         receipt = b""
         frames = iter(parser.feed(data))
         while True:
-            publisher = self._publisher
-            subscriptions = self._subscriptions
+            member = self._member
             try:
                 for command, block, body, receipt in frames:
-                    if command == b"SEND" and publisher is not None:
-                        self._send(publisher, block, body, receipt)
+                    if command == b"SEND" and member is not None:
+                        self._send(member, block, body, receipt)
                     elif (
-                        command == b"ACK" and subscriptions is not None and subscriptions.ack(block)
+                        command == b"ACK" and member is not None and member.subscriptions.ack(block)
                     ):
                         if receipt:
-                            self._answer(receipt, subscriptions)
+                            self._answer(receipt, member)
                     elif self._other(command, block, receipt):
                         return
                 receipt = b""
@@ -187,8 +166,8 @@ class StompSession:
                 self._refuse(error, receipt)
                 return
             break
-        if self._subscriptions is not None:
-            self._subscriptions.flush()
+        if self._member is not None:
+            self._member.subscriptions.flush()
 
     def output(self) -> list[bytes]:
         output = self._output
@@ -224,7 +203,7 @@ class StompSession:
     def tick(self, now: float) -> None:
         if self._is_ending:
             return
-        if self._identity is None:
+        if self._member is None:
             # While a password is checked it is us who are late.
             if now >= self._login_by and self._login is None:
                 self._fail(StompError("Login timeout", "No CONNECT came in time\n"), b"")
@@ -240,7 +219,7 @@ class StompSession:
     def next_deadline(self) -> float | None:
         if self._is_ending:
             return None
-        if self._identity is None:
+        if self._member is None:
             return self._login_by if self._login is None else None
         return self._beats.next_deadline()
 
@@ -279,9 +258,9 @@ class StompSession:
             f"The server has canceled a subscription.\nNo more messages will be delivered for {shown}: {reason}.\n",
             [] if context.id is None else [(b"subscription", context.id.encode())],
         )
-        if self._limits.profile.stays_open and self._subscriptions is not None:
+        if self._limits.profile.stays_open and self._member is not None:
             self._output.append(encode_error(error, b"", self._version))
-            self._subscriptions.forget(context)
+            self._member.subscriptions.forget(context)
             self._wake(self)
             return
         # What it holds is given back when the socket is gone: this is called from inside the core.
@@ -292,10 +271,9 @@ class StompSession:
         """Tell the peer that its browser has seen everything."""
         context = subscription.context
         assert isinstance(context, StompSubscription), "STOMP subscriptions carry their state"
-        table = self._subscriptions
-        if self._is_ending or table is None:
+        if self._is_ending or self._member is None:
             return
-        if table.browsed(subscription, context):
+        if self._member.subscriptions.browsed(subscription, context):
             self._output.append(context.end_marker())
             self._wake(self)
 
@@ -340,8 +318,8 @@ class StompSession:
 
     def _release(self) -> None:
         """Give everything back to the core."""
-        if self._subscriptions is not None:
-            self._subscriptions.release(self._transactions.drop())
+        if self._member is not None:
+            self._member.release()
 
     def _receipt(self, receipt: bytes, waits: bool) -> None:
         """Promise a RECEIPT (`receipt` escaped as it goes out): now, or once this turn is durable."""
@@ -358,12 +336,13 @@ class StompSession:
 
     # Frames of a peer that has logged in
 
-    def _send(self, publisher: Publisher, block: bytes, body: bytes, receipt: bytes) -> None:
+    def _send(self, member: Member, block: bytes, body: bytes, receipt: bytes) -> None:
+        publisher = member.publisher
         plan = publisher.plans.get(block) or publisher.make_plan(block)
         if receipt:
             receipt = checked_receipt(receipt, self._version)
         if plan.transaction is not None:
-            self._transactions.send(plan.transaction, plan, body)
+            member.transactions.send(plan.transaction, plan, body)
             waits = False
         else:
             reached = publisher.publish(plan, body)
@@ -373,63 +352,32 @@ class StompSession:
         if receipt:
             self._receipt(receipt, waits)
 
-    def _answer(self, receipt: bytes, subscriptions: SubscriptionTable) -> None:
+    def _answer(self, receipt: bytes, member: Member) -> None:
         """Promise the receipt of a frame other than SEND: what it changed on disk comes first."""
-        subscriptions.flush()
+        member.subscriptions.flush()
         self._receipt(checked_receipt(receipt, self._version), self._broker.has_changes)
-
-    def _settle(
-        self, command: str, kind: SettleKind, headers: Headers, subscriptions: SubscriptionTable
-    ) -> None:
-        found = subscriptions.find(command, headers)
-        if found is None:
-            return
-        name = headers.get("transaction")
-        cause = headers.get("cause", "")
-        if kind == "reject" and not cause and "requeue" not in headers:
-            cause = "NACK"  # ActiveMQ's way: what is not consumed is kept as a dead letter.
-        delay_ms = nack_delay(headers) if kind == "requeue" else 0
-        if name is not None:
-            self._transactions.settle(name, kind, *found, cause, delay_ms)
-        else:
-            subscriptions.settle(kind, *found, cause, delay_ms)
 
     def _other(self, command: bytes, block: bytes, receipt: bytes) -> bool:
         """Take any frame but SEND and the common ACK; True if it was the last one."""
         if command in (b"CONNECT", b"STOMP"):
             self._connect(block)
             return False
-        if command not in COMMANDS:
+        run = COMMANDS.get(command)
+        if run is None and command not in (b"SEND", LAST_COMMAND):
             raise bad_command(command.decode("utf-8", "replace"))
-        publisher = self._publisher
-        subscriptions = self._subscriptions
-        if publisher is None or subscriptions is None:
+        member = self._member
+        if member is None:
             raise StompError("Illegal command", "You must log in using CONNECT first")
         headers = read_headers(split_block(block, self._version))
-        if command == b"ACK":
-            self._settle("ACK", "acknowledge", headers, subscriptions)
-        elif command == b"NACK":
-            is_back = is_true(headers, "requeue", default=self._limits.profile.requeues_nacks)
-            kind: SettleKind = "requeue" if is_back else "reject"
-            self._settle("NACK", kind, headers, subscriptions)
-        elif command == b"SUBSCRIBE":
-            subscriptions.subscribe(headers)
-        elif command == b"UNSUBSCRIBE":
-            subscriptions.unsubscribe(headers)
-        elif command == b"BEGIN":
-            self._transactions.begin(headers)
-        elif command == b"COMMIT":
-            self._transactions.commit(headers, publisher, subscriptions)
-        elif command == b"ABORT":
-            self._transactions.abort(headers, subscriptions)
-        else:
+        if run is None:
             self._release()
             if receipt:
-                self._answer(receipt, subscriptions)
+                self._answer(receipt, member)
             self._end(b"")
             return True
+        run(member, headers)
         if receipt:
-            self._answer(receipt, subscriptions)
+            self._answer(receipt, member)
         # A queue that went with the frame may have ended the connection.
         return self._is_ending
 
@@ -440,7 +388,7 @@ class StompSession:
             self._fail(StompError("Bad CONNECT", "Too much was sent before the login\n"), b"")
 
     def _connect(self, block: bytes) -> None:
-        if self._identity is not None:
+        if self._member is not None:
             raise StompError("Illegal command", "You are already logged in")
         request = ConnectRequest(block)
         self._version = request.version
@@ -467,45 +415,21 @@ class StompSession:
         self._wake(self)
 
     def _enter(self, request: ConnectRequest, login: Login) -> None:
-        broker = self._broker
+        broker, limits = self._broker, self._limits
         try:
             identity = login.identity()
         except AccessRefused as error:
             log.warning("STOMP login from %s refused: %s", self.peer, error.text)
             raise StompError("Bad CONNECT", error.text) from None
-        if self._limits.profile.checks_host and request.host and request.host not in broker.vhosts:
-            raise StompError("Bad CONNECT", f"Virtual host '{request.host[:200]}' access denied")
-        # Many clients send the address they dialled as `host`: what names no vhost means the default one.
-        self._vhost = broker.vhosts.get(request.host) or broker.vhost(broker.default_vhost)
-        if not identity.may_enter(self._vhost.name):
-            raise StompError("Bad CONNECT", f"Virtual host '{self._vhost.name}' access denied")
-        self._identity = identity
-        self._parser.body_bytes_max = self._limits.body_bytes_max
+        vhost = request.find_vhost(broker, identity, limits.profile)
+        self._parser.body_bytes_max = limits.body_bytes_max
         self._parser.is_single = False
-        least_ms = max(1, self._limits.heart_beat_ms_min)
-        send_ms = agree(least_ms, request.receives_ms)
-        receive_ms = agree(least_ms, request.sends_ms)
+        send_ms, receive_ms = request.agree(limits.heart_beat_ms_min)
         self._beats = Heartbeat(
             send_ms / 1000 * _SEND_SLACK,
-            receive_ms / 1000 * self._limits.heart_beat_tolerance,
+            receive_ms / 1000 * limits.heart_beat_tolerance,
             broker.clock.now(),
         )
         token = broker.random_name()[:_TOKEN_LENGTH].encode()
-        vhost = self._vhost
-        self._subscriptions = SubscriptionTable(
-            broker, vhost, identity, self._limits, self, request, token
-        )
-        self._publisher = Publisher(
-            broker, vhost, identity, self._subscriptions, self._version, self._limits.profile
-        )
-        self._output.append(
-            encode_frame(
-                b"CONNECTED",
-                [
-                    (b"version", VERSION_TEXTS[self._version].encode()),
-                    (b"session", b"session-" + token),
-                    (b"heart-beat", b"%d,%d" % (send_ms, receive_ms)),
-                    (b"server", SERVER),
-                ],
-            )
-        )
+        self._member = Member(broker, vhost, identity, limits, self, request, token)
+        self._output.append(request.answer(token, send_ms, receive_ms))

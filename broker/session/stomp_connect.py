@@ -7,15 +7,22 @@ Tests: tests/unit/broker/session/test_stomp_connect.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, Final, final
 
 from broker.session.dn import DN
 from broker.session.sasl import CertificateLogin, Credentials, PasswordLogin
 from broker.session.stomp_errors import VERSIONS, StompError
 from broker.session.stomp_profile import STRICT, Profile
 from broker.session.stomp_send import read_headers
-from broker.wire.stomp import FrameLimits
+from broker.wire.stomp import FrameLimits, encode_frame
 from broker.wire.stomp_headers import V10, V12, VERSION_TEXTS, split_block
+
+if TYPE_CHECKING:
+    from broker.core.broker import Broker
+    from broker.core.vhost import Vhost
+    from broker.session.auth import Identity
+
+SERVER: Final = b"gridmsg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,33 @@ class ConnectRequest:
         if certificate is not None:
             return CertificateLogin(certificate)
         return PasswordLogin("guest", "guest")
+
+    def find_vhost(self, broker: Broker, identity: Identity, profile: Profile) -> Vhost:
+        """Where the client is let in; raises StompError."""
+        if profile.checks_host and self.host and self.host not in broker.vhosts:
+            raise StompError("Bad CONNECT", f"Virtual host '{self.host[:200]}' access denied")
+        # Many clients send the address they dialled as `host`: what names no vhost means the default one.
+        vhost = broker.vhosts.get(self.host) or broker.vhost(broker.default_vhost)
+        if not identity.may_enter(vhost.name):
+            raise StompError("Bad CONNECT", f"Virtual host '{vhost.name}' access denied")
+        return vhost
+
+    def agree(self, least_ms: int) -> tuple[int, int]:
+        """The heart-beats of the broker and of the client, in milliseconds, 0 for none; never shorter than `least_ms`."""
+        least_ms = max(1, least_ms)
+        return agree(least_ms, self.receives_ms), agree(least_ms, self.sends_ms)
+
+    def answer(self, token: bytes, send_ms: int, receive_ms: int) -> bytes:
+        """The CONNECTED frame."""
+        return encode_frame(
+            b"CONNECTED",
+            [
+                (b"version", VERSION_TEXTS[self.version].encode()),
+                (b"session", b"session-" + token),
+                (b"heart-beat", b"%d,%d" % (send_ms, receive_ms)),
+                (b"server", SERVER),
+            ],
+        )
 
 
 def agree(ours_ms: int, theirs_ms: int) -> int:

@@ -213,4 +213,4 @@ def test_the_cache_of_plans_is_bounded():
     session = house.connect()
     for number in range(200):
         session.receive_data(b"SEND\ndestination:/topic/a\nn:%d\n\n\0" % number)
-    assert len(session._publisher.plans) <= 64
+    assert len(session._member.publisher.plans) <= 64
