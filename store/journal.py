@@ -367,6 +367,8 @@ class Journal:
         """Write and sync one batch, pass the fence, then tell."""
         if batch.parts:
             self._written_bytes += batch.segment.file.write(batch.offset, batch.parts)
+            # Let go of before it is told: who hears of a large message may ask for it at once.
+            batch.parts.clear()
             with self._lock:
                 self._reader.unwritten.clear()
             if self._settings.sync == "always":
