@@ -23,8 +23,8 @@ SHIFTED: Final = (5671, 5672, 8880, 15671, 15672, 15673, 15674, 61613, 61614)
 """Ports that `--port-offset` shifts, and their neighbors for TLS."""
 OFFSETS: Final = range(100, 3100, 4)
 """So that no two of them meet: neither neighbors, nor 5672 of one and 8880 of another."""
-SINGLES: Final = range(20_000, 32_700)
-"""Between the shifted ones and where Linux begins to give ports to clients (32768)."""
+SINGLES: Final = range(12_000, 15_700)
+"""Between the shifted ones; the laboratory takes its own from 20000 on, and Linux gives clients theirs from 32768 on."""
 
 
 class _Places:

@@ -105,7 +105,7 @@ class Site:
         self.wait_for_port(8880)
 
     def start_and_hear(self, text: str, *words: str) -> None:
-        """Start a command, and wait until its log has a text that was not there before."""
+        """Start a command, and wait until its log has a text that was not there before; failing, it leaves nothing behind."""
         path = self.log_path(words[0])
         before_bytes = path.stat().st_size if path.exists() else 0
         process = self.start(*words)
@@ -118,7 +118,11 @@ class Site:
                 pytest.fail(f"{words} ended ({process.returncode})\n{self.logs()}")
             return False
 
-        wait_until(is_said, f"{words}: {text}", self)
+        try:
+            wait_until(is_said, f"{words}: {text}", self)
+        except BaseException:
+            self.close()
+            raise
 
     def kill(self, *words: str) -> None:
         """`kill -9`, and wait until it is gone."""
