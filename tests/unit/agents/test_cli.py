@@ -16,6 +16,7 @@ from agents.recordstore.sqlite import SqliteRecordStore
 from agents.replays.control import FINISHED, PROGRESS, STARTING, ControlMessage, Counts
 from broker import cli
 from broker.cli.base import Failure
+from tests.support.waiting import wait_until
 
 DAY = "2016-05-27"
 
@@ -102,7 +103,11 @@ def test_a_replay_is_followed_to_its_end(site, capsys, monkeypatch):
     with answers(monkeypatch, Refused("no such destination")):
         assert cli.run(REQUEST) == 1
     assert "no such destination" in capsys.readouterr().err
-    assert not [t for t in threading.enumerate() if t.name.startswith("replay-request")]
+
+    def is_left():
+        return any(t.name.startswith("replay-request") for t in threading.enumerate())
+
+    wait_until(lambda: not is_left(), "no thread left")
 
 
 @pytest.mark.parametrize(
