@@ -13,11 +13,11 @@ import pytest
 
 from bench.lab import namespaces
 from bench.lab.topology import shipped_files
-from tests.support.site import ROOT
+from tests.support.site import LEASE, ROOT
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.interop
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 600.0
 THREE = """
 [[path]]
 between = ["cern", "zagreb"]
@@ -38,7 +38,13 @@ def command(*words):
 
 def run(*words, timeout_s=PATIENCE_SECONDS):
     return subprocess.run(
-        command(*words), capture_output=True, text=True, timeout=timeout_s, cwd=ROOT, check=False
+        command(*words),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        cwd=ROOT,
+        env=os.environ | LEASE,
+        check=False,
     )
 
 
