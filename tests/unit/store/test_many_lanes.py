@@ -77,7 +77,7 @@ def test_a_copy_of_runs_does_not_see_later_pages_and_losses():
 
 
 def test_a_large_checkpoint_is_never_whole_in_memory():
-    blobs = [bytes([n % 251]) * 1000 for n in range(20_000)]
+    blobs = [bytes([n % 251]) * 1000 for n in range(4000)]
     state = State()
     sizes = []
     disk = SimulatedDisk(1)
@@ -108,7 +108,7 @@ def test_a_large_checkpoint_is_never_whole_in_memory():
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert sum(sizes) > 20_000_000 and max(sizes) <= WRITE_BYTES + 1000
-    assert peak_bytes < 6_000_000
+    assert sum(sizes) > 4_000_000 and max(sizes) <= WRITE_BYTES + 1000
+    assert peak_bytes < 2_000_000
     found = decode_checkpoint(b"".join(parts), "/c/x")
     assert (found.epoch, found.number, found.place.batch, found.place.offset) == (3, 4, 5, 8)
