@@ -23,10 +23,11 @@ from broker.session.heartbeat import Heartbeat
 from broker.session.stomp_connect import ConnectRequest, StompLimits
 from broker.session.stomp_errors import StompError, bad_command, encode_error, error_of
 from broker.session.stomp_member import COMMANDS, Member
+from broker.session.stomp_plans import SHARED_ROOM, PlanTable
 from broker.session.stomp_promises import Promises
 from broker.session.stomp_send import checked_receipt, read_headers, refused
 from broker.session.stomp_subscription import StompSubscription
-from broker.wire.stomp import FrameParser
+from broker.wire.stomp import HEADS_MAX, FrameParser
 from broker.wire.stomp_headers import V12, VERSION_TEXTS, split_block, unescape
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class StompSession:
             return
         text = member.objection(self._broker)
         if not text:
-            member.publisher.plans.clear()
+            member.publisher.forget()
             return
         self._fail(StompError("access_refused", text + "\n"), b"")
 
@@ -338,7 +339,11 @@ class StompSession:
 
     def _send(self, member: Member, block: bytes, body: bytes, receipt: bytes) -> None:
         publisher = member.publisher
-        plan = publisher.plans.get(block) or publisher.make_plan(block)
+        plan = publisher.plans.get(block)
+        if plan is None:
+            plan = publisher.make_plan(block)
+            # As many heads are worth remembering.
+            self._parser.heads_max = max(HEADS_MAX, len(publisher.plans))
         if receipt:
             receipt = checked_receipt(receipt, self._version)
         if plan.transaction is not None:
@@ -431,5 +436,6 @@ class StompSession:
             broker.clock.now(),
         )
         token = broker.random_name()[:_TOKEN_LENGTH].encode()
-        self._member = Member(broker, vhost, identity, limits, self, request, token)
+        plans = PlanTable(SHARED_ROOM, self._parser.forget)
+        self._member = Member(broker, vhost, identity, limits, self, request, token, plans)
         self._output.append(request.answer(token, send_ms, receive_ms))

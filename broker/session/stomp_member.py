@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from broker.session.stomp_destinations import Headers, is_true
+from broker.session.stomp_plans import PlanTable
 from broker.session.stomp_publisher import Publisher
 from broker.session.stomp_send import nack_delay
 from broker.session.stomp_subscriptions import SubscriptionTable
@@ -38,6 +39,7 @@ class Member:
         owner: BrowseSink,
         request: ConnectRequest,
         token: bytes,
+        plans: PlanTable,
     ) -> None:
         self.vhost = vhost
         self.identity = identity
@@ -46,7 +48,7 @@ class Member:
             broker, vhost, identity, limits, owner, request, token
         )
         self.publisher = Publisher(
-            broker, vhost, identity, self.subscriptions, request.version, limits.profile
+            broker, vhost, identity, self.subscriptions, request.version, limits.profile, plans
         )
         self.transactions = TransactionTable(limits)
 
@@ -63,6 +65,7 @@ class Member:
 
     def release(self) -> None:
         """Give everything back to the core.  Twice is once."""
+        self.publisher.forget()
         self.subscriptions.release(self.transactions.drop())
 
 

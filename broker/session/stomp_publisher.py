@@ -12,6 +12,7 @@ from broker.core.message import Message
 from broker.errors import AccessRefused
 from broker.session.stomp_destinations import Headers, parts_of, publish_to, write_name
 from broker.session.stomp_errors import missing_header
+from broker.session.stomp_plans import PlanTable
 from broker.session.stomp_profile import Profile
 from broker.session.stomp_send import SendPlan, check_send, kept_block, read_headers
 from broker.wire.properties import STOMP
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from broker.session.stomp_subscriptions import SubscriptionTable
 
 TEMP_QUEUE_PREFIX: Final = "/temp-queue/"
-_PLANS_MAX: Final = 64
-_PLAN_BYTES_MAX: Final = 1024
 
 
 @final
@@ -38,6 +37,7 @@ class Publisher:
         "_identity",
         "_profile",
         "_subscriptions",
+        "_table",
         "_version",
         "_vhost",
         "plans",
@@ -51,6 +51,7 @@ class Publisher:
         subscriptions: SubscriptionTable,
         version: int,
         profile: Profile,
+        table: PlanTable,
     ) -> None:
         self._broker = broker
         self._vhost = vhost
@@ -58,7 +59,8 @@ class Publisher:
         self._subscriptions = subscriptions
         self._version = version
         self._profile = profile
-        self.plans: dict[bytes, SendPlan] = {}
+        self._table = table
+        self.plans = table.plans
 
     def publish(self, plan: SendPlan, body: bytes) -> int:
         """Hand a message to the core; returns what `Vhost.publish` does.  Raises BrokerError."""
@@ -156,11 +158,13 @@ class Publisher:
             if original is not None and escape(original, V12) == self._shown(one):
                 original = None
             one.header = kept_block(pairs, new_reply_to, original)
-        if len(block) <= _PLAN_BYTES_MAX and new_reply_to is None:
-            if len(self.plans) >= _PLANS_MAX:
-                self.plans.clear()
-            self.plans[block] = plan
+        if new_reply_to is None:
+            self._table.keep(block, plan)
         return plan
+
+    def forget(self) -> None:
+        """Forget all plans: rights changed, or the peer is gone."""
+        self._table.clear()
 
     def _shown(self, plan: SendPlan) -> bytes:
         """The destination as MESSAGE frames have it, made from exchange and key."""

@@ -5,6 +5,7 @@ A publisher repeats its headers, so a session keeps the plans of the blocks it s
 
 from __future__ import annotations
 
+from sys import intern
 from typing import TYPE_CHECKING, Final, final
 
 from broker.core.delay import DELAY_MS_MAX
@@ -114,7 +115,7 @@ class SendPlan:
 def read_headers(pairs: Pairs) -> Headers:
     """Decode the headers of a frame; raises StompError for one that is not UTF-8."""
     try:
-        return {name.decode(): value.decode() for name, value in pairs}
+        return {intern(name.decode()): value.decode() for name, value in pairs}
     except UnicodeDecodeError:
         raise StompError("Malformed frame", "A header is not UTF-8\n") from None
 

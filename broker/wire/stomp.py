@@ -35,7 +35,8 @@ BODIED: Final = frozenset({b"SEND", b"MESSAGE", b"ERROR"})
 _BETWEEN_FRAMES: Final = re.compile(rb"[\r\n\0]+")
 _RESCAN_BYTES: Final = 4096
 """Below this size an unfinished header is looked at again with every piece; above only when a line ended."""
-_HEADS_MAX: Final = 32
+HEADS_MAX: Final = 32
+"""Heads that a parser remembers unless it is told to remember more."""
 _HEAD_BYTES_MAX: Final = 512
 _ACK_BYTES_MAX: Final = 256
 _LARGE_BYTES: Final = 1 << 20
@@ -92,7 +93,7 @@ class FrameParser:
     """Cuts a stream of bytes into frames.
 
     A violation ends it: the frames before it are still returned, `violation` is set, and later bytes are ignored.
-    `body_bytes_max` may be raised between calls (a peer that has not logged in gets less); for that, `is_single` makes
+    `body_bytes_max` and `heads_max` may be raised between calls (a peer that has not logged in gets less); for that, `is_single` makes
     `feed` return at most one frame, and `feed(b"")` the next.
     """
 
@@ -109,6 +110,7 @@ class FrameParser:
         "_receipt",
         "_wait_bytes",
         "body_bytes_max",
+        "heads_max",
         "is_single",
         "violation",
     )
@@ -122,6 +124,7 @@ class FrameParser:
         self._header_bytes_max = limits.header_bytes
         # Clients repeat themselves: what a head (command and headers) was read as, by its bytes.
         self._heads: dict[bytes, tuple[bytes, bytes, int]] = {}
+        self.heads_max = HEADS_MAX
         self._body_at = 0
         self._receipt = b""
         self._pieces: list[bytes] = []
@@ -130,6 +133,11 @@ class FrameParser:
         # A rest is looked at again once it has `_wait_bytes`, or a piece holds `_mark` (if that is not empty).
         self._wait_bytes = 0
         self._mark = b""
+
+    def forget(self) -> None:
+        """Forget what was remembered of former frames, and remember no more than usual from now on."""
+        self._heads.clear()
+        self.heads_max = HEADS_MAX
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take bytes and return all frames that are whole now."""
@@ -282,7 +290,7 @@ class FrameParser:
         block, self._receipt = _cut_receipt(block)
         head = (command, block, length)
         if len(block) <= _HEAD_BYTES_MAX and block.count(b"\n") < self._headers_max:
-            if len(self._heads) >= _HEADS_MAX:
+            if len(self._heads) >= self.heads_max:
                 self._heads.clear()
             if b"\r" not in block:
                 self._heads[(command + b"\n" + block)[:-1]] = head

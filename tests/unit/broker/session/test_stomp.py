@@ -206,11 +206,3 @@ def test_too_many_receipts_end_the_connection():
     house.turn()
     assert session.is_closing
     assert house.read().count(b"RECEIPT") == 2
-
-
-def test_the_cache_of_plans_is_bounded():
-    house = House()
-    session = house.connect()
-    for number in range(200):
-        session.receive_data(b"SEND\ndestination:/topic/a\nn:%d\n\n\0" % number)
-    assert len(session._member.publisher.plans) <= 64
