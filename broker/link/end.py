@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 SILENCE_FACTOR: Final = 2.5
 """A peer that was silent for so many heart-beats is gone."""
-OUTPUT_BYTES: Final = 256 << 10
-"""Batches written at a time to one connection."""
 TEXT_MAX: Final = 500
 
 Received = TypeVar("Received", bound=Tally)

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.core.message import Message
 from broker.errors import BrokerError, PreconditionFailed
 from broker.link.demand import Entries, wanted_by
-from broker.link.end import OUTPUT_BYTES, SILENCE_FACTOR, LinkEnd
+from broker.link.end import SILENCE_FACTOR, LinkEnd
 from broker.link.outflow import Outflow
 from broker.link.streams import buffer_name, declare_exchange
 from broker.link.tally import Tally
 from broker.link.trace import ID_BYTES, NO_ORIGIN, route_of
+from broker.link.turns import OUTPUT_BYTES, Turns
 from broker.wire import stomp
 from broker.wire.amqp import values
 from broker.wire.properties import AMQP
@@ -170,7 +171,7 @@ class ForeignSession(LinkEnd[Arrivals]):
         self.strands: list[object] = []
         self.compression = "none"
         self._out: list[bytes] = []
-        self._turn = 0
+        self._turns = Turns()
         self._said_at = self._began_at
         self.heartbeat_seconds = settings.heartbeat_seconds
 
@@ -296,20 +297,18 @@ class ForeignSession(LinkEnd[Arrivals]):
         """Replies, then batches while the socket takes them."""
         made, self._out = self._out, []
         if self._is_writable and self.is_up and not self.is_closing and not self.far_reason:
-            left = OUTPUT_BYTES
             flows = list(self.outflows.items())
-            idle = 0
-            while flows and left > 0 and idle < len(flows):
-                self._turn = (self._turn + 1) % len(flows)
-                number, outflow = flows[self._turn]
+
+            def take(flow: tuple[int, Outflow]) -> int | None:
+                number, outflow = flow
                 taken = [] if outflow.is_sounding else outflow.take(BATCH_COUNT, BATCH_BYTES)
                 if not taken:
-                    idle += 1
-                    continue
-                idle = 0
+                    return None
                 pieces = self._batch(number, outflow, taken)
-                left -= sum([len(one) for one in pieces])
-                made += pieces
+                made.extend(pieces)
+                return sum([len(one) for one in pieces])
+
+            self._turns.serve(flows, OUTPUT_BYTES, take)
             if self._is_writable and any(one.has_ready and not one.is_sounding for _, one in flows):
                 self.wake_up()
         if made:

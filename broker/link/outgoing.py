@@ -7,16 +7,16 @@ tests/unit/broker/link/test_session.py, tests/property/test_link_network.py.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, final
 
 from broker.link import frames
-from broker.link.end import OUTPUT_BYTES
+from broker.link.turns import OUTPUT_BYTES, Turns
 
 if TYPE_CHECKING:
     from broker.clock import Clock
-    from broker.link.outflow import Outflow
     from broker.link.packing import Packing
+    from broker.link.ports import BatchSource
 
 SAVED_SECONDS: Final = 0.25
 """Of a rate, what was not used so long ago at most may be used later."""
@@ -53,14 +53,14 @@ class Allowance:
 class Outgoing:
     """The frames of one direction of a link, on all its connections."""
 
-    __slots__ = ("_control", "_packing", "_sequence", "_turn", "allowance")
+    __slots__ = ("_control", "_packing", "_sequence", "_turns", "allowance")
 
     def __init__(self, allowance: Allowance, packing: Packing) -> None:
         self.allowance = allowance
         self._packing = packing
         self._control: deque[tuple[int, bytes]] = deque()
         self._sequence = 0
-        self._turn = 0
+        self._turns = Turns()
 
     def add(self, kind: int, payload: bytes) -> None:
         """Have a frame sent before all batches."""
@@ -79,24 +79,19 @@ class Outgoing:
             made.append(payload if kind < 0 else self._encoded(kind, payload))
         return made
 
-    def take_batches(self, outflows: Iterable[Outflow], made: list[bytes]) -> None:
+    def take_batches(self, flows: Sequence[BatchSource], made: list[bytes]) -> None:
         """Take batches of all streams in turn, up to what is written at a time and allowed by the rate."""
-        left = self.allowance.left(OUTPUT_BYTES)
-        flows = list(outflows)
-        if not flows or left <= 0:
-            return
-        idle = 0
-        while left > 0 and idle < len(flows):
-            self._turn = (self._turn + 1) % len(flows)
-            payload = flows[self._turn].next_batch()
+
+        def take(flow: BatchSource) -> int | None:
+            payload = flow.next_batch()
             if payload is None:
-                idle += 1
-                continue
-            idle = 0
+                return None
             one = self._encoded_batch(payload)
-            left -= len(one)
             self.allowance.spend(len(one))
             made.append(one)
+            return len(one)
+
+        self._turns.serve(flows, self.allowance.left(OUTPUT_BYTES), take)
 
     def _encoded_batch(self, payload: bytes) -> bytes:
         packed = self._packing.squeeze(payload)

@@ -64,5 +64,11 @@ class Sender(Protocol):
     def stream_ended(self, number: int, text: str) -> None: ...
 
 
+class BatchSource(Protocol):
+    """An outflow, as it is sent."""
+
+    def next_batch(self) -> bytes | None: ...
+
+
 LINK_TAGS = ("link", "administrator")
 """Who may open a link: what they say of origins is believed."""

@@ -258,7 +258,7 @@ class LinkSession(LinkEnd[Inflow]):
         """Control frames, then batches while the socket takes them."""
         made = self.outgoing.take_control()
         if self._is_writable and not self.is_closing:
-            self.outgoing.take_batches(self.outflows.values(), made)
+            self.outgoing.take_batches(list(self.outflows.values()), made)
             if self._is_writable and self._has_ready() and self.outgoing.allowance.left(1) > 0:
                 self._wake(self)
         self.sent_bytes += sum([len(one) for one in made])
@@ -267,7 +267,7 @@ class LinkSession(LinkEnd[Inflow]):
     def strand_output(self, strand: Strand) -> list[bytes]:
         """Batches for one of the further connections."""
         made: list[bytes] = []
-        self.outgoing.take_batches(self.outflows.values(), made)
+        self.outgoing.take_batches(list(self.outflows.values()), made)
         self.sent_bytes += sum([len(one) for one in made])
         return made
 

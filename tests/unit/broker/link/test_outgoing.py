@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from broker.link import frames
-from broker.link.end import OUTPUT_BYTES
 from broker.link.frames import FrameParser
 from broker.link.outgoing import Allowance, Outgoing
 from broker.link.packing import Packing, Zlib
+from broker.link.turns import OUTPUT_BYTES
 from tests.support.amqp import ToldClock
 
 
@@ -30,8 +28,7 @@ class Flow:
 
 def taken(outgoing: Outgoing, *flows: Flow) -> list[bytes]:
     made: list[bytes] = []
-    some: Any = flows
-    outgoing.take_batches(some, made)
+    outgoing.take_batches(flows, made)
     return made
 
 
