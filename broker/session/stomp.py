@@ -25,8 +25,10 @@ from broker.session.stomp_errors import StompError, bad_command, encode_error, e
 from broker.session.stomp_member import COMMANDS, Member
 from broker.session.stomp_plans import SHARED_ROOM, PlanTable
 from broker.session.stomp_promises import Promises
+from broker.session.stomp_publisher import Publisher
 from broker.session.stomp_send import checked_receipt, read_headers, refused
 from broker.session.stomp_subscription import StompSubscription
+from broker.session.stomp_subscriptions import SubscriptionTable
 from broker.wire.stomp import HEADS_MAX, FrameParser
 from broker.wire.stomp_headers import V12, VERSION_TEXTS, split_block, unescape
 
@@ -437,5 +439,7 @@ class StompSession:
         )
         token = broker.random_name()[:_TOKEN_LENGTH].encode()
         plans = PlanTable(SHARED_ROOM, self._parser.forget)
-        self._member = Member(broker, vhost, identity, limits, self, request, token, plans)
+        table = SubscriptionTable(broker, vhost, identity, limits, self, request, token)
+        publisher = Publisher(broker, vhost, identity, table, self._version, limits.profile, plans)
+        self._member = Member(vhost, identity, table, publisher, limits)
         self._output.append(request.answer(token, send_ms, receive_ms))

@@ -10,47 +10,38 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from broker.session.stomp_destinations import Headers, is_true
-from broker.session.stomp_plans import PlanTable
-from broker.session.stomp_publisher import Publisher
 from broker.session.stomp_send import nack_delay
-from broker.session.stomp_subscriptions import SubscriptionTable
 from broker.session.stomp_transaction import SettleKind, TransactionTable
 
 if TYPE_CHECKING:
     from broker.core.broker import Broker
-    from broker.core.selective import BrowseSink
     from broker.core.vhost import Vhost
     from broker.session.auth import Identity
-    from broker.session.stomp_connect import ConnectRequest, StompLimits
+    from broker.session.stomp_connect import StompLimits
+    from broker.session.stomp_publisher import Publisher
+    from broker.session.stomp_subscriptions import SubscriptionTable
 
 
 @final
 class Member:
-    """What one logged-in peer has; `owner` is its session, `token` the beginning of its message ids."""
+    """What one logged-in peer has."""
 
     __slots__ = ("identity", "profile", "publisher", "subscriptions", "transactions", "vhost")
 
     def __init__(
         self,
-        broker: Broker,
         vhost: Vhost,
         identity: Identity,
+        subscriptions: SubscriptionTable,
+        publisher: Publisher,
         limits: StompLimits,
-        owner: BrowseSink,
-        request: ConnectRequest,
-        token: bytes,
-        plans: PlanTable,
     ) -> None:
         self.vhost = vhost
         self.identity = identity
-        self.profile = limits.profile
-        self.subscriptions = SubscriptionTable(
-            broker, vhost, identity, limits, owner, request, token
-        )
-        self.publisher = Publisher(
-            broker, vhost, identity, self.subscriptions, request.version, limits.profile, plans
-        )
+        self.subscriptions = subscriptions
+        self.publisher = publisher
         self.transactions = TransactionTable(limits)
+        self.profile = limits.profile
 
     def objection(self, broker: Broker) -> str:
         """Why the peer may not be here any more, after accounts or vhosts changed; empty if it may."""
