@@ -167,6 +167,6 @@ def differing_argument(new: dict[str, Any], old: dict[str, Any]) -> tuple[str, A
         a, b = new.get(key), old.get(key)
         if key == "x-queue-type":
             a, b = a or "classic", b or "classic"
-        if a != b or isinstance(a, bool) != isinstance(b, bool):
+        if a != b or any(isinstance(a, kind) != isinstance(b, kind) for kind in (bool, float)):
             return key, new.get(key), old.get(key)
     return None

@@ -341,14 +341,26 @@ class Broker:
             self.touched = []
             for queue in touched:
                 queue.is_touched = False
-                if queue.is_deleted:
-                    continue
-                try:
-                    queue.dispatch()
-                except (StoreError, OSError) as error:
-                    # Only this queue stands still: the others' deliveries and promises of this turn go on.
-                    self.note_damage(f"queue {queue.name}", error)
+                if not queue.is_deleted:
+                    self._dispatch(queue)
             touched = self.touched
+
+    def serve(self, queue: Queue) -> None:
+        """Somebody asks what is in a queue: that renews its lease, and who waits there is served first.
+
+        A consumer that waits has a message as soon as it comes (RabbitMQ): `basic.get`, counts, purge and deletion
+        later in the same turn find it gone.
+        """
+        queue.unused_since_ms = self.now_ms
+        if queue.is_touched and queue.subscriptions:
+            self._dispatch(queue)
+
+    def _dispatch(self, queue: Queue) -> None:
+        try:
+            queue.dispatch()
+        except (StoreError, OSError) as error:
+            # Only this queue stands still: the others' deliveries and promises of this turn go on.
+            self.note_damage(f"queue {queue.name}", error)
 
     def post_letters(self) -> None:
         """Publish the dead letters of this turn: here, where no queue is being looked at, and in the same unit."""

@@ -319,6 +319,7 @@ class Topology(ABC):
         queue = self.queue(name, owner)
         if if_unused and queue.subscriptions:
             raise PreconditionFailed(f"queue '{name}' in vhost '{self.name}' in use")
+        self.broker.serve(queue)
         if if_empty and queue.depth:
             raise PreconditionFailed(f"queue '{name}' in vhost '{self.name}' not empty")
         return self.drop_queue(queue)
@@ -352,7 +353,9 @@ class Topology(ABC):
 
     def purge_queue(self, name: str, owner: object = None) -> int:
         """Remove the ready messages of a queue; returns how many."""
-        return self.queue(name, owner).purge()
+        queue = self.queue(name, owner)
+        self.broker.serve(queue)
+        return queue.purge()
 
     # Bindings
 

@@ -364,7 +364,7 @@ class Vhost(Topology):
                 f"cannot obtain access to locked queue '{queue}' in vhost '{self.name}'. basic.get operations are not "
                 "supported by classic queues with single active consumer"
             )
-        target.unused_since_ms = self.broker.now_ms
+        self.broker.serve(target)
         delivery = target.take(is_acknowledged)
         return None if delivery is None else (delivery, target.depth)
 

@@ -26,7 +26,7 @@ NAME_BYTES_MAX: Final = 255
 USERS_MAX: Final = 100_000
 VHOSTS_MAX: Final = 1000
 TAGS: Final = (ADMINISTRATOR, "link", "monitoring", "policymaker", "management", "impersonator")
-"""RabbitMQ's tags, and `link` for who may open links; the first two mean something here."""
+"""RabbitMQ's tags, and `link` for who may open links; the first two and the last mean something here."""
 
 
 @final

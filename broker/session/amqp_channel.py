@@ -370,6 +370,7 @@ class AmqpChannel:
         """Do what was held, all in this turn's unit."""
         transaction = self._require_transaction()
         transaction.check(self.vhost)
+        transaction.begin_lives(self.connection.broker.now_ms)
         self._transaction = Transaction()
         is_whole = True
         for message, is_mandatory, copies in transaction.published:

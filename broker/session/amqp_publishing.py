@@ -104,7 +104,7 @@ class Publishing:
         """What properties ask for, checked and kept; raises PreconditionFailed."""
         properties = decode_properties(header)
         user = properties.user_id
-        if user is not None and user != self._identity.name:
+        if user is not None and not self._identity.may_send_as(user):
             raise PreconditionFailed(
                 f"user_id property set to '{user}' but authenticated user was "
                 f"'{self._identity.name}'"

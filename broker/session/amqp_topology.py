@@ -155,6 +155,7 @@ def declare_queue(
             owner=connection,
         )
     channel.last_queue = queue.name
+    connection.broker.serve(queue)
     _answer(
         channel,
         nowait,

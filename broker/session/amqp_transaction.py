@@ -54,6 +54,13 @@ class Transaction:
                     f"'{vhost.name}'"
                 )
 
+    def begin_lives(self, now_ms: int) -> None:
+        """Count times to live from the commit (RabbitMQ): nobody has these messages before."""
+        for message, _, _ in self.published:
+            if message.expires_at:
+                message.expires_at += now_ms - message.published_at
+            message.published_at = now_ms
+
     def settled(self) -> list[tuple[int, Delivery]]:
         """All deliveries it would settle, by tag."""
         return sorted([*self.acknowledged, *self.rejected, *self.requeued], key=_first)

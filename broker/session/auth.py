@@ -141,6 +141,10 @@ class Identity:
         """Whether the user may change accounts and see everything."""
         return ADMINISTRATOR in self._user.tags and not self._user.is_gone
 
+    def may_send_as(self, user: str) -> bool:
+        """Whether a message may say that this user sent it: the user's own name, or any with the tag `impersonator`."""
+        return user == self.name or "impersonator" in self._user.tags
+
     def may_enter(self, vhost: str) -> bool:
         """Whether the user has any permissions in the vhost."""
         return vhost in self._user.rights and not self._user.is_gone

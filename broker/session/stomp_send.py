@@ -125,7 +125,7 @@ def check_send(pairs: Pairs, headers: Headers, identity: Identity) -> None:
     if "message-id" in headers:
         raise StompError("Invalid header", "'message-id' is not allowed on 'SEND'.\n")
     user = headers.get("user-id")
-    if user is not None and user != identity.name:
+    if user is not None and not identity.may_send_as(user):
         raise PreconditionFailed(
             f"user_id property set to '{user[:200]}' but authenticated user was '{identity.name}'"
         )

@@ -41,22 +41,26 @@ class Model:
     def turn(self) -> None:
         broker = self.core.broker
         for _ in range(300):
-            before = {id(sink): len(sink.taken) for sink, _, _ in self.peers}
             broker.dispatch()
-            for sink, subscription, kind in self.peers:
-                for delivery in sink.taken[before[id(sink)] :]:
-                    body = delivery.message.body
-                    assert not kind or body[:1].decode() == kind, "not what it selects"
-                    assert body not in self.settled, "given after it was settled"
-                    assert all(d.message.body != body for h in self.held.values() for d in h), (
-                        "in two hands"
-                    )
-                    self.held.setdefault(id(sink), []).append(delivery)
-                assert subscription.credit >= 0
+            self.collect()
             self.core.store.commit(broker.take_unit())
             if not (broker.touched or broker.has_changes):
                 return
         raise AssertionError("the broker does not come to rest")
+
+    def collect(self) -> None:
+        """Take note of what the consumers were given."""
+        for sink, subscription, kind in self.peers:
+            taken, sink.taken = sink.taken, []
+            for delivery in taken:
+                body = delivery.message.body
+                assert not kind or body[:1].decode() == kind, "not what it selects"
+                assert body not in self.settled, "given after it was settled"
+                assert all(d.message.body != body for h in self.held.values() for d in h), (
+                    "in two hands"
+                )
+                self.held.setdefault(id(sink), []).append(delivery)
+            assert subscription.credit >= 0
 
     def waiting(self) -> set[bytes]:
         held = {d.message.body for h in self.held.values() for d in h}
@@ -93,7 +97,9 @@ class Model:
             self.turn()
             self.check()
         elif name == "get":
+            # Who waits in the queue is served before.
             taken = self.core.vhost.get("q", False)
+            self.collect()
             if taken is not None:
                 body = taken[0].message.body
                 assert body in self.waiting()

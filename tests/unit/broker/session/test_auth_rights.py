@@ -383,3 +383,19 @@ def test_nobody_sends_in_another_name():
     peer = amqp.Peer(amqp.House()).login().channel()
     peer.publish("q", b"m", user_id="root")
     assert peer.got()[0][1:3] == ("channel.close", 406)
+
+
+def test_an_impersonator_sends_in_any_name():
+    """RabbitMQ's tag, by both protocols."""
+    house = amqp.House()
+    house.accounts.users["guest"].tags = ("impersonator",)
+    peer = amqp.Peer(house).login().channel()
+    peer.publish("q", b"m", user_id="root")
+    assert peer.got() == []
+    stomp = stomp_house.House(accounts=house.accounts)
+    stomp.connect()
+    said = stomp.say(b"SEND\ndestination:/queue/q\nuser-id:root\nreceipt:1\n\nm\0")
+    assert said.startswith(b"RECEIPT")
+    stomp.accounts.users["guest"].tags = ()
+    said = stomp.say(b"SEND\ndestination:/queue/q\nuser-id:ann\nreceipt:2\n\nm\0")
+    assert b"message:precondition_failed" in said
