@@ -1,6 +1,6 @@
 """Whose turn it is: the streams of one connection are served a batch each, round and round.
 
-Tests: tests/unit/broker/link/test_outgoing.py, tests/property/test_link_network.py.
+Tests: tests/unit/broker/link/test_turns.py, tests/property/test_link_network.py.
 """
 
 from __future__ import annotations
