@@ -103,11 +103,12 @@ def _execute_on_closing_channel(connection: AmqpConnection, number: int, code: b
 def _open_channel(connection: AmqpConnection, number: int) -> None:
     if number in connection.channels:
         raise ProtocolViolation("second 'channel.open' seen", 504, "CHANNEL_ERROR")
-    if number > connection.channels_max:
-        raise NotAllowed(
-            f"number of channels opened ({len(connection.channels)}) has reached the negotiated "
-            f"channel_max ({connection.channels_max})"
-        )
+    count, count_max = len(connection.channels), connection.channels_max
+    if count >= count_max:
+        # Their count is bounded, not their numbers, and the culprit is not named (RabbitMQ).
+        text = f"number of channels opened ({count}) has reached the negotiated channel_max ({count_max})"
+        connection.refuse_connection(NotAllowed(text), b"")
+        return
     channel = AmqpChannel(connection, number, is_writable=connection.is_writable)
     connection.channels[number] = channel
     channel.reply("channel.open-ok", b"")
