@@ -34,6 +34,8 @@ IDLE_SECONDS: Final = 2.0
 _IDLE_CHECKPOINTS: Final = 2
 """Checkpoints in a row that see a segment dead before both kept ones do."""
 _LANES_AT_ONCE: Final = 64
+_LANES_IN_A_ROW: Final = 16
+"""Lanes packed before other threads get the interpreter: without being given it, they wait 5 ms for it each time."""
 
 
 @final
@@ -261,6 +263,8 @@ class Upkeep:
                 draft.add(copy)
                 capture.packed[copy.lane.number] = copy.pack()
                 done += 1
+                if not done % _LANES_IN_A_ROW:
+                    self._writer.yield_now()
         try:
             dead = self._keeper.write(capture, draft)
         except OSError as error:
@@ -284,6 +288,7 @@ class Upkeep:
             _LOG.warning("there is space for checkpoints again")
         state = self._state
         for start in range(0, len(capture.copies), _LANES_AT_ONCE):
+            self._writer.yield_now()
             with self._lock:
                 for copy in capture.copies[start : start + _LANES_AT_ONCE]:
                     lane = copy.lane

@@ -32,6 +32,10 @@ class Writer(Protocol):
         """Have a job run once, in order, beside the steps."""
         ...
 
+    def yield_now(self) -> None:
+        """Let other threads go on; called by jobs that compute for long."""
+        ...
+
     def stop(self) -> None:
         """Return when the step and the jobs that run have ended; nothing is called afterwards."""
         ...
@@ -47,6 +51,7 @@ class ThreadWriter:
         "_is_stopping",
         "_is_woken",
         "_jobs",
+        "_rest",
         "_step",
         "_thread",
         "_within_seconds",
@@ -58,6 +63,8 @@ class ThreadWriter:
         self._is_woken = False
         self._within_seconds = 0.0
         self._is_stopping = False
+        # Never set: waiting for it lets the others go on.
+        self._rest = threading.Event()
         self._step: Step = _nothing
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._aside = threading.Thread(target=self._run_jobs, name="store-aside", daemon=True)
@@ -80,6 +87,10 @@ class ThreadWriter:
     def run_aside(self, job: Callable[[], None]) -> None:
         """Queue the job for the aside thread."""
         self._jobs.put(job)
+
+    def yield_now(self) -> None:
+        """Give the interpreter away for a moment."""
+        self._rest.wait(1e-6)
 
     def stop(self) -> None:
         """End both threads, jobs queued so far included."""
@@ -134,6 +145,9 @@ class SteppedWriter:
     def run_aside(self, job: Callable[[], None]) -> None:
         """Keep the job for `run_jobs`."""
         self._jobs.append(job)
+
+    def yield_now(self) -> None:
+        """Nothing: there is one thread."""
 
     def stop(self) -> None:
         """Run the jobs that wait."""
