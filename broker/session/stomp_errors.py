@@ -45,7 +45,7 @@ def error_of(error: BrokerError) -> StompError:
     """Translate what the core (or the parser) refused."""
     if isinstance(error, ProtocolViolation):
         return StompError("Malformed frame", error.text + "\n")
-    return StompError(error.name.lower(), f"{error.name} - {error.text}\n")
+    return StompError(error.name.lower(), f"{error.name} - {error.text}")
 
 
 def encode_error(error: StompError, receipt: bytes, version: int) -> bytes:

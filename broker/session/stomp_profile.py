@@ -23,7 +23,8 @@ class Profile:
     `keeps_destination`: MESSAGE has the destination that the sender wrote.  `has_slashes`: names of queues and topics may
     contain them.  `has_activemq_names`: `>` at the end of a topic, and virtual topics' queues.  `composites`: which commas part
     destinations: none, those before a prefix, or all.  `delays`: `x-delay` and `AMQ_SCHEDULED_DELAY` work everywhere.
-    `needs_message_only`: an ACK or NACK of 1.1 is found by its `message-id`, whatever its `subscription` says, and 1.0 has NACK.
+    `needs_ids`: SUBSCRIBE of 1.1 and 1.2 without `id` is an ERROR; else it goes by its destination, as in 1.0.  `id_prefixes`: what the
+    text about a second subscription puts before an id, and before a destination.  `needs_message_only`: an ACK or NACK of 1.1 is found by its `message-id`, whatever its `subscription` says, and 1.0 has NACK.
     """
 
     name: ProfileName
@@ -39,6 +40,8 @@ class Profile:
     has_activemq_names: bool = True
     composites: Composites = "typed"
     delays: bool = True
+    needs_ids: bool = True
+    id_prefixes: tuple[str, str] = ("", "")
     needs_message_only: bool = False
 
 
@@ -57,6 +60,8 @@ PROFILES: Final[dict[ProfileName, Profile]] = {
         has_activemq_names=False,
         composites="none",
         delays=False,
+        needs_ids=False,
+        id_prefixes=("T_", "Q_"),
         needs_message_only=True,
     ),
     "activemq": Profile(

@@ -87,16 +87,17 @@ class SubscriptionTable:
         if not text:
             raise missing_header("SUBSCRIBE", "destination")
         id = headers.get("id")
-        if id is None and self._version != V10:
+        profile = self._limits.profile
+        if id is None and self._version != V10 and profile.needs_ids:
             raise missing_header("SUBSCRIBE", "id")
         key = text if id is None else id
         if key in self._by_key:
+            prefix = profile.id_prefixes[id is None]
             raise StompError(
                 "Duplicated subscription identifier",
-                f"A subscription identified by '{key[:200]}' already exists.",
+                f"A subscription identified by '{prefix}{key[:200]}' already exists.",
             )
         request = SubscribeRequest(headers, self._limits)
-        profile = self._limits.profile
         queues: list[str] = []
         durable: list[str] = []
         filters = False

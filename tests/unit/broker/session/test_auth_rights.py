@@ -247,7 +247,7 @@ def test_stomp_is_allowed_with_exactly_its_rights(sent, needs):
 def test_stomp_is_refused_without_one_of_them(sent, needs, refused):
     said = stomp_answer(sent, all_but(refused))
     assert said.startswith(b"ERROR\nmessage:access_refused\n")
-    assert text(refused).encode() + b"\n" in said
+    assert text(refused).encode() + b"\0" in said
     assert b"receipt-id:r\n" in said and b"RECEIPT\n" not in said
 
 
