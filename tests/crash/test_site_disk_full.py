@@ -30,6 +30,8 @@ FULL_S = float(os.environ.get("GRIDMSG_FULL_SECONDS", "10" if is_slow_wanted() e
 SENDERS = 8
 RECORDS_PER_S = 600
 DISK_MB = 256
+LEFT_BYTES_MAX = 64 << 10
+"""Of a disk that is full."""
 # The defaults are for real disks; the same in proportion.
 CONFIG = """
 [broker]
@@ -97,7 +99,9 @@ def fill(
         while (passed := time.monotonic() - began) < seconds or not is_noticed():
             assert passed < seconds + PATIENCE_SECONDS, "nobody noticed"
             _take(file.fileno(), 4096)
-            is_filled = is_filled or os.statvfs(path.parent).f_bavail == 0
+            # The broker gives and takes space meanwhile, and a block may be smaller than what is taken here.
+            there = os.statvfs(path.parent)
+            is_filled = is_filled or there.f_bavail * there.f_frsize < LEFT_BYTES_MAX
             if passed > seconds / 2 and not is_halfway:
                 is_halfway = True
                 halfway()
