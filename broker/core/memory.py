@@ -4,7 +4,8 @@ Each queue keeps the head of its backlog in memory, up to its window.  Ten thous
 over a part of the budget all windows are halved, again and again, and what lies in the store anyway is let go; under another part
 they grow back.  Queues that nobody consumes from have windows of their own, and a smaller part.  What cannot be let go
 (transient messages, and what consumers hold) raises the alarm at the budget, and publishers wait until consumers have brought it
-down.  `look` is called ten times a second and visits at most ROUND_MIN queues, or a tenth of those that hold anything.
+down.  `look` is called ten times a second and visits at most ROUND_MIN queues, or a tenth of those that hold anything; the windows of
+queues without consumers shrink before a round is done, if they must.
 Tests: tests/unit/broker/core/test_memory.py.
 """
 
@@ -87,6 +88,7 @@ class MemoryBudget:
     __slots__ = (
         "_consumed",
         "_idle",
+        "_is_early",
         "_round",
         "_round_at",
         "idle",
@@ -109,6 +111,8 @@ class MemoryBudget:
         self._round_at = 0
         self._consumed = Use()
         self._idle = Use()
+        # This round has halved the windows of queues without consumers before its end.
+        self._is_early = False
 
     def window_of(self, queue: Queue) -> Window:
         """What the queue may keep in memory now."""
@@ -131,6 +135,11 @@ class MemoryBudget:
             if is_halved and len(self._round) <= ROUND_MIN:
                 # Let go at once what is beyond the new windows.
                 self._visit()
+            self._is_early = False
+        elif not self._is_early and self._idle.bytes > IDLE_SHRINK_SHARE * self.limit_bytes:
+            # A round of ten thousand queues takes a second: too long for a flood to all of them.
+            self._is_early = True
+            self.idle.fit(self._idle, IDLE_SHRINK_SHARE * self.limit_bytes, 0)
         share = CALM_SHARE if self.is_alarmed else 1.0
         is_alarmed = self.used_bytes > share * self.limit_bytes
         is_changed = is_alarmed != self.is_alarmed
