@@ -218,25 +218,30 @@ def _run_of(state: State, number: int, first: int, last: int, source: int) -> in
 
 def _groups(items: list[Item], group_bytes: int) -> list[list[Item]]:
     """Cut a batch's chunks into groups where no lane's positions of one lie among those of another."""
-    later: list[dict[int, int]] = [{}]
-    for item in reversed(items[1:]):
-        lowest = later[-1].copy()
-        for number, positions in item.places:
-            lowest[number] = min(positions[0], lowest.get(number, positions[0]))
-        later.append(lowest)
+    # By lane: the lowest position of this item and all later ones, and where the next later item is.
+    lowest: dict[int, tuple[int, int]] = {}
+    later: list[list[tuple[int, int]]] = []
+    for index in range(len(items) - 1, -1, -1):
+        found = []
+        for number, positions in items[index].places:
+            known = lowest.get(number, (1 << 63, 0))
+            found.append(known)
+            lowest[number] = (min(positions[0], known[0]), index)
+        later.append(found)
     later.reverse()
     groups: list[list[Item]] = []
     group: list[Item] = []
     highest: dict[int, int] = {}
-    size_bytes = 0
-    for item, lowest in zip(items, later, strict=True) if items else ():
+    # No cut before this item: some lane goes on below what it has already.
+    open_until = size_bytes = 0
+    for index, item in enumerate(items):
         group.append(item)
         size_bytes += sum(len(m.body) + len(m.header) for m in item.messages)
-        for number, positions in item.places:
-            highest[number] = max(positions[-1], highest.get(number, -1))
-        if size_bytes >= group_bytes and all(
-            number not in lowest or last < lowest[number] for number, last in highest.items()
-        ):
+        for (number, positions), (low, following) in zip(item.places, later[index], strict=True):
+            top = highest[number] = max(positions[-1], highest.get(number, -1))
+            if low <= top:
+                open_until = max(open_until, following)
+        if size_bytes >= group_bytes and index >= open_until:
             groups.append(group)
             group, size_bytes = [], 0
     if group:
