@@ -201,7 +201,12 @@ class SubscriptionTable:
         if ended is None:
             queues = [durable_name(headers, "", self._client_id)] if durable else []
             if not queues or queues[0] not in self._vhost.queues:
-                raise StompError("No subscription found", f"Subscription to '{key}' not found\n")
+                kind = "id" if "id" in headers else "destination"
+                raise StompError(
+                    "No subscription found",
+                    "UNSUBSCRIBE must refer to an existing subscription.\n"
+                    f"Subscription to \"{kind}='{(key or '')[:200]}'\" not found.\n",
+                )
         else:
             self._close(ended)
             queues = ended.durable_queues
