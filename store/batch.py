@@ -165,7 +165,7 @@ def _group(published: list[tuple[StoredMessage, int, int]], gathered: Gathered) 
         if len(messages) == 1:
             # Ten thousand queues with a message each: nothing to divide.
             message = messages[0]
-            place = (lane, [positions[0], 1], message.size)
+            place = (lane, [positions[0], 1], len(message.body) + len(message.header))
             chunks.append((encode_single(message), messages, [place]))
         elif messages:
             groups.append(Group([(lane, positions)], messages))
@@ -198,7 +198,7 @@ def _fan_out(
 def _pack(group: Group, chunk_bytes: int, gathered: Gathered) -> None:
     messages = group.messages
     count = len(messages)
-    sizes = [message.size for message in messages]
+    sizes = [len(message.body) + len(message.header) for message in messages]
     total = sum(sizes)
     gathered.message_count += count
     step = count
@@ -233,7 +233,7 @@ def _acknowledge(
     for number, position, message in acknowledged:
         if number == current and position == expected:
             expected += 1
-            live_bytes += message.size
+            live_bytes += len(message.body) + len(message.header)
             continue
         if lane is not None and expected > first:
             rows = (acknowledged, start)
@@ -248,7 +248,7 @@ def _acknowledge(
                 lane = state.lane(number)
         first = position
         expected = position + 1
-        live_bytes = message.size
+        live_bytes = len(message.body) + len(message.header)
     if lane is not None:
         rows = (acknowledged, start)
         _bury(state, lane, first, expected, live_bytes, rows, gathered, cancelled)
@@ -285,7 +285,7 @@ def _bury(
             index = lane.runs.find(position)
             segment = lane.runs.figures[index * RUN_FIELDS + SEGMENT] if index >= 0 else 0
             message = acknowledged[start + position - first][2]
-            gone = [segment, 1, message.size] if index >= 0 else []
+            gone = [segment, 1, len(message.body) + len(message.header)] if index >= 0 else []
             record = (ACKNOWLEDGE, number, [position, 1], gone)
             gathered.acknowledged.append(record)
             gathered.records_bytes_max += _RECORD_BYTES + 5 * _INTEGER_BYTES

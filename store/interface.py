@@ -21,7 +21,7 @@ class StoredMessage:
     `format` names the codec of `header` (0 AMQP content header properties, 1 STOMP header block);
     `published_at` and `expires_at` are milliseconds since 1970 (0: never expires).  `trace` is
     what links keep of a message's origin and way (broker/link/trace.py), opaque here, mostly empty.  `size` is
-    the bytes of header and body, which is what a message counts for in the figures of lanes and segments.
+    the bytes of header and body of what was read from the store; 0 until then.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class StoredMessage:
         self.published_at = published_at
         self.expires_at = expires_at
         self.trace = trace
-        self.size = len(header) + len(body)
+        self.size = 0
 
 
 @final

@@ -43,7 +43,7 @@ class Message(StoredMessage):
         self.priority = priority
         self.published_at = published_at
         self.expires_at = expires_at
-        self.size = len(header) + len(body)
+        self.size = 0
         self.trace = b""
         self._other: bytes | None = None
         self._properties: Properties | None = None

@@ -174,9 +174,10 @@ class Promise:
         self.peer_closes_first = False
 
     def end_turn(self, commit: int) -> bool:
-        if self._commit is None:
+        is_new = self._commit is None
+        if is_new:
             self._commit = commit
-        return self._done is not None
+        return is_new
 
     def on_durable(self, commit: int) -> None:
         done = self._done

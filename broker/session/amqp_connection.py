@@ -196,7 +196,7 @@ class AmqpConnection:
     # The turn
 
     def end_turn(self, commit: int) -> bool:
-        """Note which commit the promises of this turn wait for; True while there are any."""
+        """Note which commit the promises of this turn wait for; True if there are any."""
         self.is_awake = False
         has_promises = self.promises.note(commit)
         unfit, self.unfit = self.unfit, []

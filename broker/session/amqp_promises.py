@@ -29,14 +29,17 @@ class Promises:
         self._waiting: deque[tuple[int, list[tuple[AmqpChannel, int]]]] = deque()
 
     def note(self, commit: int) -> bool:
-        """What was promised in this turn is in that commit; True while anything waits."""
+        """What was promised in this turn is in that commit; True if anything was."""
+        is_new = False
         if self.confirming:
             promised = [(channel, channel.promised_seq) for channel in self.confirming]
             self._waiting.append((commit, promised))
             self.confirming.clear()
+            is_new = True
         if self.held_reply is not None and self._held_commit is None:
             self._held_commit = commit
-        return bool(self._waiting) or self.held_reply is not None
+            is_new = True
+        return is_new
 
     def release(self, commit: int) -> bytes | None:
         """Confirm what is in commits up to this one, once a channel; return the held reply if it may go."""

@@ -38,7 +38,7 @@ class Session(Protocol):
     def end_turn(self, commit: int) -> bool:
         """Everything done in this turn is in commit number `commit` (or needs none and is durable with it).
 
-        Returns True while something waits for a commit: only then is `on_durable` called.
+        Returns True when something of this turn waits for that commit: only then is `on_durable` called up to it.
         """
         ...
 

@@ -27,11 +27,12 @@ class Promises:
         self.count += 1
 
     def end_turn(self, commit: int) -> bool:
-        """Everything added since the last turn's end is in this commit; True while anything waits."""
-        if self._fresh:
-            self._waiting.append((commit, len(self._fresh), b"".join(self._fresh)))
-            self._fresh.clear()
-        return bool(self._waiting)
+        """Everything added since the last turn's end is in this commit; True if anything was."""
+        if not self._fresh:
+            return False
+        self._waiting.append((commit, len(self._fresh), b"".join(self._fresh)))
+        self._fresh.clear()
+        return True
 
     def release(self, commit: int, output: list[bytes]) -> None:
         """Append what commits up to this one allow."""

@@ -24,7 +24,7 @@ def test_a_large_message_is_one_row_like_any_other(size_bytes: int, trace: bytes
     assert packed == msgpack.packb([[*row, trace] if trace else row])
     (back,) = decode_chunk(packed)
     assert back.body == message.body and back.trace == trace
-    assert back.size == message.size == 6 + size_bytes
+    assert back.size == 6 + size_bytes
 
 
 @pytest.mark.parametrize("start", [0, 1, 0xDEADBEEF])
