@@ -75,13 +75,18 @@ class Turn:
         self._woken[session] = None
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._call_soon(self.end)
+            self._call_soon(self._end_soon)
 
     def schedule(self) -> None:
         """End the turn soon: the core was changed by something other than a session."""
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._call_soon(self.end)
+            self._call_soon(self._end_soon)
+
+    def _end_soon(self) -> None:
+        # The store may have ended this turn meanwhile.
+        if self._is_scheduled:
+            self.end()
 
     def end(self) -> None:
         """Deliver, commit, write."""
