@@ -1,12 +1,13 @@
 """Real journals on one simulated disk: at any call of one owner another takes over, down to three deep; then they wake up again.
 
-The former owners are zombies whose clocks stood still: only the lookup fence and the chain of openings hold them.  Whatever was
+The former owners are zombies whose clocks stood still, and whose syncs may fail: only the lookup fence and the chain of openings hold them.  Whatever was
 confirmed, by whomever, is there afterwards, through kills and power losses.  GRIDMSG_TAKEOVER_SEEDS="first:count" or "count" sets the
 seeds; a failure names its seed, and `run_history(seed)` replays it.
 """
 
 from __future__ import annotations
 
+import errno
 import random
 
 from store.errors import Corrupt, Fenced
@@ -117,6 +118,9 @@ class Arena:
             self.live()
             self.take_overs += 1
             self.disk.before_call = None
+            if name == "sync" and self.dice.random() < 0.5:
+                # What it wrote is in the page cache only, and its successor has sealed it there.
+                raise OSError(errno.EIO, "the sync of a former owner fails")
 
         self.disk.before_call = before_call
 
@@ -127,8 +131,8 @@ class Arena:
         except Fenced:
             self.fenced += 1
             return
-        except InUse:
-            # Another claimed while this one listed, or at the same moment.
+        except (InUse, OSError):
+            # Another claimed while this one listed, or at the same moment; or its opening was not synced.
             self.fenced += 1
             return
         self.owners.append(owner)
