@@ -341,7 +341,7 @@ class State:
 
     def lane(self, number: int) -> Lane:
         """The lane, to be changed; made when it is first heard of."""
-        lane = self.lanes.get(number) or self.find(number)
+        lane = self.find(number)
         if lane is None:
             lane = self.lanes[number] = Lane(number)
             if number >= self.next_lane:

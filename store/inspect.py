@@ -100,7 +100,7 @@ def dump(folder: str, files: FileSystem | None = None) -> Iterator[dict[str, Any
     for id in layout.segment_ids():
         segment = open_segment(layout.files, layout.segments, id)
         try:
-            for batch in _batches(segment):
+            for batch in segment.batches():
                 yield {
                     "segment": segment_name(id),
                     "offset": batch.offset,
@@ -115,16 +115,6 @@ def dump(folder: str, files: FileSystem | None = None) -> Iterator[dict[str, Any
                 }
         finally:
             segment.close()
-
-
-def _batches(segment: Segment) -> Iterator[Batch]:
-    offset = SEGMENT_HEADER_BYTES
-    while True:
-        batch = segment.read_batch(offset)
-        if batch is None:
-            return
-        yield batch
-        offset = batch.end
 
 
 def _checkpoints(layout: Layout, report: Report) -> list[Checkpoint]:
