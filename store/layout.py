@@ -6,10 +6,10 @@ Tests: tests/unit/store/test_journal_traps.py.
 from __future__ import annotations
 
 import secrets
-import zlib
 from typing import Final, final
 
 from store.checkpoint import checkpoint_of_name, write_file
+from store.checksum import crc32
 from store.errors import Corrupt, StoreError, VersionMismatch
 from store.files import FileSystem
 from store.segment import NUMBER_BITS, segment_of_name
@@ -78,7 +78,7 @@ class Layout:
             return self._read_format(path)
         store_id = secrets.token_hex(16)
         text = f"{_FORMAT_WORD} {FORMAT_VERSION}\nid {store_id}\n"
-        text += f"crc {zlib.crc32(text.encode()):08x}\n"
+        text += f"crc {crc32(text.encode()):08x}\n"
         # A draft of its own: a former owner may be at the same.
         draft = write_file(self.files, self.folder, f"{FORMAT_NAME}-{store_id}", [text.encode()])
         self.files.rename(draft, path)
@@ -95,7 +95,7 @@ class Layout:
     def _read_format(self, path: str) -> str:
         text, mark, crc = self.files.read_whole(path).decode("utf-8", "replace").rpartition("crc ")
         lines = text.splitlines()
-        if not mark or len(lines) < 2 or f"{zlib.crc32(text.encode()):08x}\n" != crc:
+        if not mark or len(lines) < 2 or f"{crc32(text.encode()):08x}\n" != crc:
             raise Corrupt(path, 0, "the FORMAT file fails its checksum; restore it from a backup")
         word, _, version = lines[0].partition(" ")
         if word != _FORMAT_WORD or version != str(FORMAT_VERSION):

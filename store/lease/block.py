@@ -7,9 +7,9 @@ Tests: tests/unit/store/test_lease_block.py.
 
 from __future__ import annotations
 
-import zlib
 from typing import Final, final
 
+from store.checksum import crc32
 from store.lease.host import Identity
 
 LEASE_MAGIC: Final = "gridmsg-lease 1"
@@ -76,14 +76,14 @@ def encode_block(block: Block) -> bytes:
         f"state {RELEASED if block.is_released else OWNED}",
     ]
     text = "\n".join(lines) + "\n"
-    raw = f"{text}crc {zlib.crc32(text.encode()):08x}\n".encode()
+    raw = f"{text}crc {crc32(text.encode()):08x}\n".encode()
     return raw.ljust(BLOCK_BYTES, b"\0")
 
 
 def decode_block(raw: bytes) -> Block | None:
     """Read a block; None unless it is whole."""
     text, mark, crc = raw.rstrip(b"\0").decode("utf-8", "replace").rpartition("crc ")
-    if not mark or f"{zlib.crc32(text.encode()):08x}\n" != crc:
+    if not mark or f"{crc32(text.encode()):08x}\n" != crc:
         return None
     fields: dict[str, str] = {}
     for line in text.splitlines():
